@@ -1,0 +1,1 @@
+"""Penstock's Kubernetes operator: turns `InferenceService` objects into running services."""

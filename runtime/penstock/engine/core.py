@@ -1,0 +1,147 @@
+"""The step loop's body: schedule → submit → (pipeline full?) wait for the oldest → apply → outputs per front-end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from penstock.config import EngineConfig
+from penstock.core.kv.block_pool import BlockPool
+from penstock.core.kv.groups import GroupKind, KVGroup
+from penstock.core.kv.kv_cache import KVCache
+from penstock.core.plan import StepPlan, TokenLogprobs
+from penstock.core.request import FinishReason, Request, RequestKey
+from penstock.core.request_table import RequestTable
+from penstock.core.scheduler import Applied, Scheduler, keep_logprobs
+from penstock.engine.messages import PromptLogprobsOf, SchedulerStats, StepOutputs
+
+if TYPE_CHECKING:
+    from penstock.worker.executor import Capacity, Executor, StepHandle
+
+BAD_NUMBERS = "the model produced numbers that are not finite for this request"
+
+
+class EngineCore:
+    """Scheduler and executor joined by a pipeline of `executor.depth` steps; the same in a process and in `LLM`."""
+
+    def __init__(self, config: EngineConfig, executor: Executor, capacity: Capacity, max_model_len: int) -> None:
+        limits = config.scheduler
+        self._kv = KVCache(
+            BlockPool(capacity.num_blocks),
+            KVGroup(kind=GroupKind.FULL, block_size=config.cache.block_size),
+            limits.max_num_seqs,
+            max_model_len,
+        )
+        table = RequestTable(limits.max_num_seqs, max_model_len)
+        self.scheduler = Scheduler(limits, self._kv, table, has_prefix_cache=config.cache.enable_prefix_caching)
+        self._executor = executor
+        self._in_flight: deque[StepHandle] = deque()
+        self._num_steps = 0
+        self._integrity_failures = 0
+
+    def add(self, request: Request, output_ids: bytes = b"") -> None:
+        """Queue a request, or one that continues after `output_ids` (int32, little-endian)."""
+        self.scheduler.add(request, output_ids)
+
+    def abort(self, keys: Collection[RequestKey]) -> None:
+        """Forget requests; nothing more is said about them."""
+        self.scheduler.abort(keys)
+
+    def abort_client(self, client: int) -> None:
+        """Forget all requests of a front-end process that is gone."""
+        self.scheduler.abort_client(client)
+
+    @property
+    def has_work(self) -> bool:
+        """True while any request waits or runs, or a step is in flight."""
+        return self.scheduler.has_work
+
+    def step(self) -> dict[int, StepOutputs]:
+        """Run the pipeline by one step; returns news by front-end (empty while the pipeline fills)."""
+        plan: StepPlan | None = self.scheduler.schedule()
+        if plan is not None:
+            self._in_flight.append(self._executor.submit(plan))
+        if not self._in_flight or (plan is not None and len(self._in_flight) < self._executor.depth):
+            return {}
+        result = self._in_flight.popleft().wait()
+        self._num_steps += 1
+        return split_by_client(self.scheduler.apply(result))
+
+    def check_integrity(self) -> str | None:
+        """A sentence about the first broken invariant of the idle engine's block accounting, counted; or None."""
+        problem = self._kv.pool.check_integrity()
+        if problem is None and not self.has_work and self._kv.pool.usage > 0:
+            problem = f"{self._kv.pool.usage:.1%} of the blocks are held by nobody"
+        self._integrity_failures += problem is not None
+        return problem
+
+    def stats(self) -> SchedulerStats:
+        """Gauges and totals as of now."""
+        scheduler, totals = self.scheduler, self.scheduler.totals
+        return SchedulerStats(
+            num_running=scheduler.running.size,
+            num_waiting=len(scheduler.waiting),
+            num_waiting_tokens=scheduler.waiting.num_tokens,
+            kv_usage=self._kv.pool.usage,
+            num_preemptions=totals.num_preemptions,
+            num_prefix_queries=totals.num_prefix_queries,
+            num_prefix_hits=totals.num_prefix_hits,
+            num_prompt_tokens=totals.num_prompt_tokens,
+            num_output_tokens=totals.num_output_tokens,
+            num_steps=self._num_steps,
+            integrity_failures=self._integrity_failures,
+        )
+
+
+def split_by_client(applied: Applied) -> dict[int, StepOutputs]:
+    """One message per front-end that has news; with a single front-end no column is copied."""
+    clients = set(np.unique(applied.clients).tolist()) | {key.client for key, _ in applied.prompt_logprobs}
+    if len(clients) <= 1:
+        return {client: outputs_of(applied, client) for client in clients}
+    split = {}
+    for client in clients:
+        mine = applied.clients == client
+        split[client] = outputs_of(
+            Applied(
+                clients=applied.clients[mine],
+                handles=applied.handles[mine],
+                token_ids=applied.token_ids[mine],
+                finish=applied.finish[mine],
+                started=applied.started,
+                logprobs=keep_logprobs(applied.logprobs, mine),
+                prompt_logprobs=applied.prompt_logprobs,
+            ),
+            client,
+        )
+    return split
+
+
+def outputs_of(applied: Applied, client: int) -> StepOutputs:
+    """The message for one front-end; `applied`'s columns are already its own, its lists may hold others' entries."""
+    failed: tuple[tuple[int, str], ...] = ()
+    if (bad := applied.finish == FinishReason.ERROR).any():
+        failed = tuple((handle, BAD_NUMBERS) for handle in applied.handles[bad].tolist())
+    return StepOutputs(
+        epoch=0,
+        handles=applied.handles,
+        token_ids=applied.token_ids,
+        finish=applied.finish,
+        started=tuple((key.handle, cached) for key, cached in applied.started if key.client == client),
+        failed=failed,
+        logprobs=applied.logprobs if has_entries(applied.logprobs) else None,
+        prompt_logprobs=tuple(
+            PromptLogprobsOf(
+                handle=key.handle, start=p.start, token=p.token, rank=p.rank, top_ids=p.top_ids, top=p.top
+            )
+            for key, p in applied.prompt_logprobs
+            if key.client == client
+        ),
+    )
+
+
+def has_entries(logprobs: TokenLogprobs | None) -> bool:
+    """True if any sampled token has log-probabilities."""
+    return logprobs is not None and len(logprobs.index) > 0

@@ -1,0 +1,122 @@
+"""What crosses the ZeroMQ sockets between front-ends, engine core and workers; msgpack, numpy columns as raw bytes."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.core.plan import TokenLogprobs
+from penstock.core.request import Request
+
+Struct = TypeVar("Struct", bound=msgspec.Struct)
+
+
+class AddRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Tell the engine a request, for the first time (no `output_ids`) or again (preempted elsewhere, engine died)."""
+
+    request: Request
+    output_ids: bytes = b""  # int32, little-endian: tokens sampled so far
+
+
+class ClientBatch(msgspec.Struct, frozen=True, kw_only=True, tag="batch"):
+    """All that one front-end wants of the engine since its last message. Dropped if `epoch` is not the engine's own."""
+
+    client: int
+    epoch: int  # the engine's life number, which the front-end learnt from EngineReady
+    add: tuple[AddRequest, ...] = ()
+    abort: tuple[int, ...] = ()  # handles
+
+
+class ClientHello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
+    """A front-end (re)started: the engine aborts what this client number still had and answers with EngineReady."""
+
+    client: int
+
+
+class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+    """The engine serves. A front-end that sees a new epoch tells again everything it has in flight."""
+
+    epoch: int
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+
+
+class EngineDown(msgspec.Struct, frozen=True, kw_only=True, tag="down"):
+    """From the supervisor: the engine of this epoch died and is being restarted."""
+
+    epoch: int
+
+
+class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Gauges and running totals of the engine; totals start at 0 with each engine life."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_waiting_tokens: int = 0  # uncached tokens of waiting requests
+    kv_usage: float = 0.0  # share of blocks held, 0 to 1
+    num_preemptions: int = 0
+    num_prefix_queries: int = 0  # prompt tokens looked up
+    num_prefix_hits: int = 0  # … and found
+    num_prompt_tokens: int = 0  # computed
+    num_output_tokens: int = 0
+    num_steps: int = 0
+    integrity_failures: int = 0
+
+
+class PromptLogprobsOf(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """`core.plan.PromptLogprobs` by handle instead of row."""
+
+    handle: int
+    start: int
+    token: NDArray[np.float32]  # [n]
+    rank: NDArray[np.int32]  # [n]
+    top_ids: NDArray[np.int32]  # [n, width]
+    top: NDArray[np.float32]  # [n, width]
+
+
+class StepOutputs(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
+    """One step's news for one front-end, as columns over k new tokens (at most one per request as yet)."""
+
+    epoch: int
+    handles: NDArray[np.int64]  # [k]
+    token_ids: NDArray[np.int32]  # [k]
+    finish: NDArray[np.uint8]  # [k] FinishReason of the choice that this token belongs to
+    started: tuple[tuple[int, int], ...] = ()  # (handle, prompt tokens found in the prefix cache), with the first token
+    failed: tuple[tuple[int, str], ...] = ()  # (handle, sentence): ended without a token
+    logprobs: TokenLogprobs | None = None  # its `index` points into the columns above
+    prompt_logprobs: tuple[PromptLogprobsOf, ...] = ()
+    stats: SchedulerStats | None = None
+
+
+EngineInput = ClientBatch | ClientHello
+EngineOutput = StepOutputs | EngineReady | EngineDown
+
+
+def to_wire(value: Any) -> Any:
+    """Encode hook: an array becomes (dtype, shape, bytes)."""
+    if isinstance(value, np.ndarray):
+        return (value.dtype.str, value.shape, np.ascontiguousarray(value).data.cast("B") if value.size else b"")
+    raise TypeError(f"{type(value).__name__} does not go over the wire")
+
+
+def from_wire(kind: type, value: Any) -> Any:
+    """Decode hook: the reverse of `to_wire`; the array is read-only and shares the message's memory."""
+    dtype, shape, data = value
+    return np.frombuffer(data, dtype=np.dtype(dtype)).reshape(shape)
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """Message -> msgpack bytes."""
+    return _ENCODER.encode(message)
+
+
+def decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    """A decoder for one struct or a union of tagged structs; malformed bytes raise `msgspec.DecodeError`."""
+    return msgspec.msgpack.Decoder(kind, dec_hook=from_wire)
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=to_wire)

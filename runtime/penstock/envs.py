@@ -1,0 +1,44 @@
+"""Every environment variable that Penstock reads. Nothing else touches `os.environ`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from penstock.errors import ConfigError
+
+
+def cache_folder() -> Path:
+    """Where downloaded and converted models are kept: `PENSTOCK_CACHE`, else `$XDG_CACHE_HOME/penstock`."""
+    if chosen := os.environ.get("PENSTOCK_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "penstock"
+
+
+def api_keys() -> tuple[str, ...]:
+    """API keys that clients must present, comma-separated in `PENSTOCK_API_KEY`; none means no authentication."""
+    return tuple(key for key in os.environ.get("PENSTOCK_API_KEY", "").split(",") if key)
+
+
+def log_level() -> str:
+    """`PENSTOCK_LOG_LEVEL`: debug, info (default), warning or error. Anything else raises."""
+    level = os.environ.get("PENSTOCK_LOG_LEVEL", "info").lower()
+    if level not in ("debug", "info", "warning", "error"):
+        raise ConfigError("log_level", f"PENSTOCK_LOG_LEVEL is {level!r}; use debug, info, warning or error")
+    return level
+
+
+def cpu_threads() -> int | None:
+    """`OMP_NUM_THREADS`, the field's own variable for compute threads, or None."""
+    value = os.environ.get("OMP_NUM_THREADS")
+    if value is None:
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise ConfigError("threads", f"OMP_NUM_THREADS is {value!r}; use a whole number of at least 1")
+    return int(value)
+
+
+def package_index_arguments() -> tuple[str, ...]:
+    """Extra words for `pip download`, from `PENSTOCK_PIP_ARGS` (for example `--index-url …` of a mirror)."""
+    return tuple(os.environ.get("PENSTOCK_PIP_ARGS", "").split())

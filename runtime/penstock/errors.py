@@ -1,0 +1,80 @@
+"""Every error a user or a client can cause, in one short tree. Each knows the exit code or HTTP status it becomes."""
+
+from __future__ import annotations
+
+
+class PenstockError(Exception):
+    """Base of all errors whose message is meant for a person: shown as one line, never with a stack trace."""
+
+    exit_code = 1
+
+
+class ConfigError(PenstockError):
+    """A setting is wrong. `field` is the flag's name without dashes."""
+
+    exit_code = 2
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"--{field.replace('_', '-')}: {message}")
+        self.field = field
+
+
+class ModelError(PenstockError):
+    """The model cannot be found, read or served; the message says what to do instead."""
+
+
+class OutOfMemory(PenstockError):
+    """The machine has too little memory for the weights or for the KV cache of one request."""
+
+
+class RequestError(PenstockError):
+    """A request is refused. `status` is HTTP's, `field` the name of the offending field if there is one."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class InvalidRequest(RequestError):
+    """A field of the request is out of bounds or of the wrong type."""
+
+
+class ModelUnknown(RequestError):
+    """The request names a model that is not served here."""
+
+    status = 404
+    kind = "not_found_error"
+
+
+class RequestTooLarge(RequestError):
+    """The body is larger than the server accepts."""
+
+    status = 413
+
+
+class Unauthorized(RequestError):
+    """No API key, or a wrong one."""
+
+    status = 401
+    kind = "authentication_error"
+
+
+class Overloaded(RequestError):
+    """The queue is full or the server is draining: try again after `retry_after` seconds."""
+
+    status = 503
+    kind = "overloaded_error"
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EngineFailure(RequestError):
+    """The engine could not finish this request: it was in flight at two engine deaths, or its numbers went bad."""
+
+    status = 500
+    kind = "internal_error"
