@@ -83,6 +83,9 @@ class SchedulerConfig:
     max_skip_ahead: int = setting(
         8, "how many waiting requests may overtake one that does not fit yet; 0: none", bounds=(0, 1 << 16)
     )
+    trace_file: str | None = setting(
+        None, "record every input of the scheduler here; `penstock bench scheduler --replay FILE` decides it all again"
+    )
     max_waiting: int = setting(
         2048, "waiting requests above which new ones get 503 with Retry-After", bounds=(1, 1 << 20)
     )
@@ -92,10 +95,14 @@ class SchedulerConfig:
 class ComputeConfig:
     """Where and how the model runs."""
 
-    device: str = setting("auto", "device that computes; auto takes cuda when there is one", choices=("auto", "cpu", "cuda"))
+    device: str = setting(
+        "auto", "device that computes; auto takes cuda when there is one", choices=("auto", "cpu", "cuda")
+    )
     threads: int | None = setting(None, "compute threads on the CPU; default: one per core", bounds=(1, 1024))
     deterministic: bool = setting(False, "use only kernels whose result for a row does not depend on the batch")
-    overlap: bool = setting(True, "plan the next step while the device runs this one (GPU; the CPU has one step at a time)")
+    overlap: bool = setting(
+        True, "plan the next step while the device runs this one (GPU; the CPU has one step at a time)"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.engines import BLOCK_SIZE, build_bench
-from support.fake_device import EOS, AsyncFakeDevice, FakeDevice, expected_outputs
 
 from penstock.core.request import FinishReason
+from penstock.core.trace import TraceMismatch, replay
+from support.engines import BLOCK_SIZE, build_bench
+from support.fake_device import EOS, AsyncFakeDevice, FakeDevice, expected_outputs
 
 
 def expected(request):
@@ -169,6 +171,25 @@ def test_depth_two_keeps_the_device_busy_and_changes_no_token():
     bench.check()
 
 
+def test_a_recorded_trace_is_decided_again_exactly(tmp_path):
+    trace = tmp_path / "trace"
+    bench = build_bench(num_blocks=17, max_model_len=48, trace_file=str(trace))
+    requests = [bench.add([n % 2] * (n + 1), max_tokens=20) for n in range(8)]
+    for _ in range(6):
+        bench.step()
+    bench.core.abort([requests[3].key])
+    bench.run()
+    assert bench.core.stats().num_preemptions > 0
+    bench.core.close()
+    assert replay(trace) == bench.core.stats().num_steps
+    other = trace.with_name("other")
+    data = bytearray(trace.read_bytes())
+    data[-1000] ^= 1
+    other.write_bytes(data)
+    with pytest.raises(TraceMismatch):
+        replay(other)
+
+
 actions = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(0, 3), st.integers(1, 40), st.integers(1, 20), st.integers(0, 2)),
@@ -212,7 +233,7 @@ def test_any_history_keeps_the_invariants_and_every_token_is_exact(
                 bench.core.abort([requests[index].key])
                 if requests[index].handle not in bench.finished:
                     aborted.add(index)
-        problem = bench.core._kv.pool.check_integrity()
+        problem = bench.core.scheduler.kv.pool.check_integrity()
         assert problem is None, problem
     bench.run()
     for index, request in enumerate(requests):

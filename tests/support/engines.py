@@ -7,13 +7,13 @@ from itertools import count
 
 import msgspec
 import numpy as np
-from support.fake_device import EOS, FakeDevice
 
 from penstock.config import CacheConfig, EngineConfig, SchedulerConfig
 from penstock.core.kv.block_hash import hash_blocks, root_hash
 from penstock.core.request import FinishReason, Request
 from penstock.engine.core import EngineCore
 from penstock.sampling.params import SamplingParams
+from support.fake_device import EOS, FakeDevice
 
 BLOCK_SIZE = 4
 

@@ -22,7 +22,9 @@ EOS = 7
 
 def fingerprint(tokens: np.ndarray) -> int:
     """64 bits that name a token sequence."""
-    return int.from_bytes(blake2b(np.ascontiguousarray(tokens, dtype="<i4").tobytes(), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        blake2b(np.ascontiguousarray(tokens, dtype="<i4").tobytes(), digest_size=8).digest(), "little"
+    )
 
 
 def next_token(tokens: np.ndarray) -> int:

@@ -1,1 +1,1 @@
-"""`penstock bench`: each figure beside the limit of the machine it was measured on, and a peer where one is installed."""
+"""`penstock bench`: each figure beside the limit of the machine it was measured on, and an installed peer."""

@@ -16,13 +16,10 @@ import numpy as np
 from penstock.bench.report import Report, Row
 from penstock.config import SchedulerConfig
 from penstock.core.kv.block_hash import hash_blocks, root_hash
-from penstock.core.kv.block_pool import BlockPool
-from penstock.core.kv.groups import GroupKind, KVGroup
-from penstock.core.kv.kv_cache import KVCache
 from penstock.core.plan import StepPlan, StepResult, no_ints
 from penstock.core.request import Request
-from penstock.core.request_table import RequestTable
 from penstock.core.scheduler import Scheduler
+from penstock.core.trace import TraceHead, build_scheduler, replay
 from penstock.sampling.params import SamplingParams
 
 PROMPT_TOKENS = 512
@@ -35,18 +32,20 @@ VLLM = {1: 27.0, 32: 353.0, 256: 2823.0, 1024: 13720.0}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of this benchmark."""
     parser.add_argument("--steps", type=int, default=400, help="measured steps per batch size (default: 400)")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="replay a recording (serve --trace-file) instead")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure, print, write; returns the exit code."""
+    if options.replay is not None:
+        print(f"{replay(options.replay):,} plans of {options.replay} decided again, all equal")
+        return 0
     rows = []
     for size in BATCH_SIZES:
         median, p99 = measure(size, options.steps)
         note = f"must {MUST[size]:.0f} µs; vLLM 0.32 elsewhere: {VLLM[size]:,.0f} µs"
-        rows.append(
-            Row(name=f"step, {size} running", value=round(median, 1), unit="µs", limit=MUST[size], note=note)
-        )
+        rows.append(Row(name=f"step, {size} running", value=round(median, 1), unit="µs", limit=MUST[size], note=note))
         rows.append(Row(name=f"step, {size} running, p99", value=round(p99, 1), unit="µs"))
     Report(benchmark="scheduler", command="penstock bench scheduler", rows=rows).publish(options.json)
     return 0
@@ -54,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 
 def measure(size: int, num_steps: int) -> tuple[float, float]:
     """Median and 99th percentile of schedule + apply in microseconds, `size` requests decoding."""
-    scheduler = build_scheduler(size, num_steps)
+    scheduler = fill_scheduler(size, num_steps)
     while (plan := scheduler.schedule()) is not None and (plan.new_rows or plan.num_tokens.max() > 1):
         scheduler.apply(answer(plan, scheduler))
     if plan is not None:
@@ -64,7 +63,8 @@ def measure(size: int, num_steps: int) -> tuple[float, float]:
         began = time.perf_counter()
         plan = scheduler.schedule()
         scheduled = time.perf_counter()
-        assert plan is not None and len(plan.rows) == size, "the batch is not in steady decode"
+        assert plan is not None, "nothing to schedule"
+        assert len(plan.rows) == size, "the batch is not in steady decode"
         result = answer(plan, scheduler)
         resumed = time.perf_counter()
         scheduler.apply(result)
@@ -72,17 +72,18 @@ def measure(size: int, num_steps: int) -> tuple[float, float]:
     return statistics.median(times), float(np.percentile(times, 99))
 
 
-def build_scheduler(size: int, num_steps: int) -> Scheduler:
+def fill_scheduler(size: int, num_steps: int) -> Scheduler:
     """A scheduler with `size` requests of 512 prompt tokens, each different, waiting."""
     max_model_len = PROMPT_TOKENS + num_steps + 200
-    kv = KVCache(
-        BlockPool(size * (max_model_len // BLOCK_SIZE + 2) * 2),
-        KVGroup(kind=GroupKind.FULL, block_size=BLOCK_SIZE),
-        size,
-        max_model_len,
+    scheduler = build_scheduler(
+        TraceHead(
+            scheduler=SchedulerConfig(max_num_seqs=size, max_num_batched_tokens=8192, target_itl_ms=0),
+            num_blocks=size * (max_model_len // BLOCK_SIZE + 2) * 2,
+            block_size=BLOCK_SIZE,
+            max_model_len=max_model_len,
+            has_prefix_cache=True,
+        )
     )
-    config = SchedulerConfig(max_num_seqs=size, max_num_batched_tokens=8192, target_itl_ms=0)
-    scheduler = Scheduler(config, kv, RequestTable(size, max_model_len), has_prefix_cache=True)
     for handle in range(size):
         prompt = np.full(PROMPT_TOKENS, handle, dtype=np.int32)
         scheduler.add(

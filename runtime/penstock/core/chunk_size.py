@@ -7,7 +7,7 @@ MIN_CHUNK = 32  # tokens; below this a long prompt would pay mostly per-step ove
 
 
 class ChunkSize:
-    """Learns the cost of decode steps and of prompt tokens from measured steps; measured times are inputs of the trace."""
+    """Learns the cost of decode steps and of prompt tokens from measured steps."""
 
     def __init__(self, target_itl: float, max_tokens: int) -> None:
         self._target = target_itl  # seconds; 0: no limit

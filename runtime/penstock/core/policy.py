@@ -65,4 +65,5 @@ def share_budget(want: NDArray[np.int32], budget: int, chunk_budget: int, has_wa
 def fill_in_order(want: NDArray[np.int32], room: int) -> Ints:
     """Grant each entry what it wants until `room` is used up. # [n] -> [n]"""
     before = np.cumsum(want) - want
-    return np.clip(room - before, 0, want).astype(np.int32)
+    granted: Ints = np.clip(room - before, 0, want).astype(np.int32)
+    return granted

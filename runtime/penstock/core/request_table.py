@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.core.plan import Ints
 from penstock.core.request import Request
 from penstock.core.waiting import Waiting
 

@@ -8,33 +8,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.config import SchedulerConfig
+from penstock.core.applied import Applied, keep_logprobs
 from penstock.core.chunk_size import ChunkSize
-from penstock.core.kv.block_hash import hash_blocks
+from penstock.core.departures import Departures
 from penstock.core.kv.kv_cache import Appended, KVCache
-from penstock.core.plan import Ints, NewRow, PromptLogprobs, StepPlan, StepResult, TokenLogprobs, no_ints
+from penstock.core.plan import Ints, NewRow, StepPlan, StepResult, no_ints
 from penstock.core.policy import POLICIES, cheapest, choose_victim, fill_in_order, share_budget
+from penstock.core.prefix_cache import PrefixCache
 from penstock.core.request import FinishReason, Request, RequestKey
 from penstock.core.request_table import RequestTable, Resident
 from penstock.core.waiting import Waiting, WaitingQueue
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    """What a step's result meant for the requests in it. # columns [k], one entry per new token"""
-
-    clients: Ints
-    handles: NDArray[np.int64]
-    token_ids: Ints
-    finish: NDArray[np.uint8]  # FinishReason
-    started: list[tuple[RequestKey, int]]  # first token ever: prompt tokens that the cache had
-    logprobs: TokenLogprobs | None  # `index` points into these columns
-    prompt_logprobs: list[tuple[RequestKey, PromptLogprobs]]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,21 +48,12 @@ class Flight:
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
-    """A row and blocks whose request is gone, kept until the step that was newest then has been applied."""
-
-    after_step: int
-    row: int
-    blocks: list[int]
-
-
-@dataclass(frozen=True, slots=True)
 class Grant:
     """Rows that run in a step, with the tokens of each. # both [n]"""
 
     rows: Ints
     tokens: Ints
-    new_rows: tuple[NewRow, ...] = field(default=())
+    new_rows: tuple[NewRow, ...] = ()
 
 
 class Scheduler:
@@ -85,22 +65,18 @@ class Scheduler:
         self.totals = Totals()
         self.waiting = WaitingQueue()
         self.running = no_ints()  # rows, in order of admission
-        self._has_prefix_cache = has_prefix_cache
+        self._prefixes = PrefixCache(kv, is_on=has_prefix_cache)
+        self._departures = Departures(kv, table)
         self._budget = config.max_num_batched_tokens
         self._max_skip_ahead = config.max_skip_ahead
         self._rank = POLICIES[config.policy]
         self._chunk_size = ChunkSize(config.target_itl_ms / 1e3, config.max_num_batched_tokens)
         self._row_of: dict[RequestKey, int] = {}
-        self._computing: dict[bytes, int] = {}  # prompt blocks being computed: hash -> row
         self._in_flight: deque[Flight] = deque()
-        self._leaving: deque[Leaving] = deque()
-        self._freed_rows: list[int] = []
         self._is_blocked = False  # the last admission passed over a request for want of rows or blocks
         self._is_stuck = False  # it admitted nobody, and nothing has changed since: chunks need not leave room
         self._step = 0
         self._sequence = 0
-
-    # -- requests come and go ------------------------------------------------------------------------------------------
 
     def add(self, request: Request, output_ids: bytes = b"") -> None:
         """Queue a request; with `output_ids` (int32, little-endian), one that continues after those tokens."""
@@ -111,6 +87,7 @@ class Scheduler:
 
     def abort(self, keys: Collection[RequestKey]) -> None:
         """Forget requests wherever they are; unknown keys are ignored."""
+        keys = set(keys)
         self.waiting.remove([entry for entry in self.waiting if entry.request.key in keys])
         for row in [self._row_of[key] for key in keys if key in self._row_of]:
             self._leave(row)
@@ -124,8 +101,6 @@ class Scheduler:
     def has_work(self) -> bool:
         """True while any request waits or runs, or a step is in flight."""
         return bool(self.running.size or len(self.waiting) or self._in_flight)
-
-    # -- one step ------------------------------------------------------------------------------------------------------
 
     def schedule(self) -> StepPlan | None:
         """The next step, or None if no row can run before a result is applied (or nothing is there to run)."""
@@ -143,10 +118,9 @@ class Scheduler:
             return None
         self._step += 1
         self._advance(grant, num_decodes)
-        freed, self._freed_rows = self._freed_rows, []
         return StepPlan(
             step=self._step,
-            freed_rows=np.array(freed, dtype=np.int32),
+            freed_rows=np.array(self._departures.take_freed_rows(), dtype=np.int32),
             new_rows=grant.new_rows,
             block_rows=appended.rows,
             block_ids=appended.block_ids,
@@ -159,8 +133,9 @@ class Scheduler:
         flight = self._in_flight.popleft()
         assert flight.step == result.step, f"result of step {result.step} while step {flight.step} is the oldest"
         self._chunk_size.observe(flight.num_chunk_tokens, flight.num_decodes, result.elapsed)
-        if self._has_prefix_cache:
-            self._remember_chunks(flight)
+        for row, resident, num_computed in flight.chunks:  # prompt blocks can be found while their row still runs
+            if self.table.residents[row] is resident:
+                self._prefixes.remember(row, resident, num_computed)
         table, rows, tokens, logprobs = self.table, result.rows, result.token_ids, result.logprobs
         if not (live := table.is_live[rows]).all():  # rows that ended or were preempted while this step ran
             rows, tokens, logprobs = rows[live], tokens[live], keep_logprobs(logprobs, live)
@@ -186,8 +161,6 @@ class Scheduler:
         self._give_back(result.step)
         return applied
 
-    # -- parts of schedule ---------------------------------------------------------------------------------------------
-
     def _tokens_left(self, rows: Ints) -> Ints:
         """Tokens each row could compute now: what is known or in flight, but never the last one of the request."""
         table = self.table
@@ -201,7 +174,7 @@ class Scheduler:
             if (appended := kv.grow(rows, missing)) is not None:
                 break
             victim = None
-            if not self._leaving:  # else blocks return with the next result, and the later rows wait for those
+            if not self._departures:  # else blocks return with the next result, and the later rows wait for those
                 redo = table.num_computed[rows] - table.num_reusable[rows]
                 victim = choose_victim(table.priority[rows], table.sequence[rows], redo)
             if victim is None:
@@ -227,7 +200,7 @@ class Scheduler:
         for entry in self.waiting:
             if room <= 0 or not self.table.num_free:
                 break
-            hits = self._find_hits(entry)
+            hits = self._prefixes.find(entry)
             if hits is None:  # its prefix is being computed right now: soon it will be a hit
                 continue
             if not self._has_room(entry, hits, reserve):
@@ -273,16 +246,6 @@ class Scheduler:
         pairs = zip(grant.rows[is_chunk].tolist(), computed[is_chunk].tolist(), strict=True)
         return [(row, self.table.resident(row), end) for row, end in pairs]
 
-    # -- admission -----------------------------------------------------------------------------------------------------
-
-    def _find_hits(self, entry: Waiting) -> list[int] | None:
-        """Cached blocks to start from, or None to wait for a running row that computes more of the same prefix."""
-        if not (self._has_prefix_cache and entry.request.is_cache_read_allowed):
-            return []
-        hits = self.kv.match(entry.hashes, len(entry.known))
-        following = entry.hashes[len(hits) : (len(entry.known) - 1) // self.kv.group.block_size]
-        return None if following and following[0] in self._computing else hits
-
     def _reserved_blocks(self) -> int:
         """Blocks that running rows will still need for known tokens, plus a margin so that they can grow."""
         if not self.running.size:
@@ -303,12 +266,10 @@ class Scheduler:
         )
         row = self.table.take(resident, entry, num_hit)
         self._row_of[request.key] = row
-        if self._has_prefix_cache:
-            for block_hash in entry.hashes[len(hits) :]:
-                self._computing.setdefault(block_hash, row)
-            if entry.is_new and request.is_cache_read_allowed:
-                self.totals.num_prefix_queries += len(entry.known)
-                self.totals.num_prefix_hits += num_hit
+        self._prefixes.announce(row, entry.hashes[len(hits) :])
+        if entry.is_new and request.is_cache_read_allowed:
+            self.totals.num_prefix_queries += len(entry.known)
+            self.totals.num_prefix_hits += num_hit
         return NewRow(
             row=row,
             token_ids=entry.known,
@@ -319,11 +280,9 @@ class Scheduler:
             stop_ids=request.stop_ids,
         )
 
-    # -- leaving -------------------------------------------------------------------------------------------------------
-
     def _preempt_for_urgent(self) -> None:
         """If a waiting request found no room and less urgent rows run, take one of them back."""
-        if not self._is_blocked or not len(self.waiting) or self._leaving:
+        if not self._is_blocked or not len(self.waiting) or self._departures:
             return
         urgency, table = next(iter(self.waiting)).rank[0], self.table
         rows = self.running[table.priority[self.running] > urgency]
@@ -342,8 +301,7 @@ class Scheduler:
 
     def _enqueue(self, request: Request, known: Ints, hashes: list[bytes], sequence: int, *, is_new: bool) -> None:
         self._is_stuck = False
-        if self._has_prefix_cache:
-            self._extend_hashes(hashes, request, known)
+        self._prefixes.extend(hashes, request, known)
         self.waiting.push(
             Waiting(
                 request=request,
@@ -355,58 +313,20 @@ class Scheduler:
             )
         )
 
-    def _extend_hashes(self, hashes: list[bytes], request: Request, known: Ints) -> None:
-        """Append the hashes of full blocks of `known` that the chain does not have yet."""
-        size = self.kv.group.block_size
-        start, end = len(hashes), len(known) // size
-        if end > start:
-            parent = hashes[-1] if hashes else request.root_hash
-            hashes += hash_blocks(parent, known[start * size : end * size], size)
-
     def _leave(self, row: int) -> None:
         """Take a row out of the running set; it and its blocks come back when no step in flight names them."""
         table, resident = self.table, self.table.resident(row)
-        num_computed = int(table.num_known[row]) - 1  # a row that sampled has computed all but its newest token
-        if self._has_prefix_cache:
-            if num_computed >= resident.num_admitted:
-                self._extend_hashes(resident.hashes, resident.request, table.token_ids[row, :num_computed])
-                self._remember(row, resident, num_computed)
-            for block_hash in resident.hashes[resident.num_remembered :]:
-                if self._computing.get(block_hash) == row:
-                    del self._computing[block_hash]
+        self._prefixes.leave(row, resident, table.token_ids[row, : table.num_known[row]])
         del self._row_of[resident.request.key]
         self.running = self.running[self.running != row]
-        table.retire(row)
-        newest = self._in_flight[-1].step if self._in_flight else 0
-        self._leaving.append(Leaving(newest, row, self.kv.take(row)))
+        self._departures.leave(row, self._in_flight[-1].step if self._in_flight else 0)
         if not self._in_flight:
             self._give_back(self._step)
 
-    def _give_back(self, step: int) -> None:
-        """Return rows and blocks that left when `step` or an earlier one was the newest in flight."""
-        while self._leaving and self._leaving[0].after_step <= step:
-            leaving = self._leaving.popleft()
+    def _give_back(self, applied_step: int) -> None:
+        if self._departures:
+            self._departures.give_back(applied_step)
             self._is_stuck = False
-            self.kv.pool.release(leaving.blocks)
-            self.table.recycle(leaving.row)
-            self._freed_rows.append(leaving.row)
-
-    # -- parts of apply ------------------------------------------------------------------------------------------------
-
-    def _remember_chunks(self, flight: Flight) -> None:
-        """Prompt blocks that are computed now can be found by others, while their row still runs."""
-        for row, resident, num_computed in flight.chunks:
-            if self.table.residents[row] is resident:
-                self._remember(row, resident, num_computed)
-
-    def _remember(self, row: int, resident: Resident, num_computed: int) -> None:
-        start, end = resident.num_remembered, min(num_computed // self.kv.group.block_size, len(resident.hashes))
-        if end > start:
-            self.kv.remember(row, resident.hashes, start, end)
-            resident.num_remembered = end
-            for block_hash in resident.hashes[start:end]:
-                if self._computing.get(block_hash) == row:
-                    del self._computing[block_hash]
 
     def _finish_reasons(self, rows: Ints, tokens: Ints, num_known: Ints, failed_rows: Ints) -> NDArray[np.uint8]:
         table = self.table
@@ -422,18 +342,3 @@ class Scheduler:
         fresh = rows[table.is_new[rows]]
         table.is_new[fresh] = False
         return [(table.resident(row).request.key, int(table.num_reusable[row])) for row in fresh.tolist()]
-
-
-def keep_logprobs(logprobs: TokenLogprobs | None, kept: NDArray[np.bool_]) -> TokenLogprobs | None:
-    """The entries that belong to kept columns, with `index` pointing to where those are now. # kept: [k]"""
-    if logprobs is None:
-        return None
-    mine = kept[logprobs.index]
-    moved = np.cumsum(kept, dtype=np.int32) - 1
-    return TokenLogprobs(
-        index=moved[logprobs.index[mine]].astype(np.int32),
-        sampled=logprobs.sampled[mine],
-        rank=logprobs.rank[mine],
-        top_ids=logprobs.top_ids[mine],
-        top=logprobs.top[mine],
-    )

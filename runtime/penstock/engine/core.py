@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from penstock.config import EngineConfig
-from penstock.core.kv.block_pool import BlockPool
-from penstock.core.kv.groups import GroupKind, KVGroup
-from penstock.core.kv.kv_cache import KVCache
+from penstock.core.applied import Applied, keep_logprobs
 from penstock.core.plan import StepPlan, TokenLogprobs
 from penstock.core.request import FinishReason, Request, RequestKey
-from penstock.core.request_table import RequestTable
-from penstock.core.scheduler import Applied, Scheduler, keep_logprobs
+from penstock.core.trace import RecordingScheduler, TraceHead, build_scheduler
 from penstock.engine.messages import PromptLogprobsOf, SchedulerStats, StepOutputs
 
 if TYPE_CHECKING:
@@ -28,15 +26,17 @@ class EngineCore:
     """Scheduler and executor joined by a pipeline of `executor.depth` steps; the same in a process and in `LLM`."""
 
     def __init__(self, config: EngineConfig, executor: Executor, capacity: Capacity, max_model_len: int) -> None:
-        limits = config.scheduler
-        self._kv = KVCache(
-            BlockPool(capacity.num_blocks),
-            KVGroup(kind=GroupKind.FULL, block_size=config.cache.block_size),
-            limits.max_num_seqs,
-            max_model_len,
+        head = TraceHead(
+            scheduler=config.scheduler,
+            num_blocks=capacity.num_blocks,
+            block_size=config.cache.block_size,
+            max_model_len=max_model_len,
+            has_prefix_cache=config.cache.enable_prefix_caching,
         )
-        table = RequestTable(limits.max_num_seqs, max_model_len)
-        self.scheduler = Scheduler(limits, self._kv, table, has_prefix_cache=config.cache.enable_prefix_caching)
+        trace_file = config.scheduler.trace_file
+        self._recording = Path(trace_file).open("wb") if trace_file else None
+        self.scheduler = RecordingScheduler(head, self._recording) if self._recording else build_scheduler(head)
+        self._pool = self.scheduler.kv.pool
         self._executor = executor
         self._in_flight: deque[StepHandle] = deque()
         self._num_steps = 0
@@ -70,11 +70,16 @@ class EngineCore:
         self._num_steps += 1
         return split_by_client(self.scheduler.apply(result))
 
+    def close(self) -> None:
+        """End the recording, if there is one; the executor is its owner's to close."""
+        if self._recording:
+            self._recording.close()
+
     def check_integrity(self) -> str | None:
         """A sentence about the first broken invariant of the idle engine's block accounting, counted; or None."""
-        problem = self._kv.pool.check_integrity()
-        if problem is None and not self.has_work and self._kv.pool.usage > 0:
-            problem = f"{self._kv.pool.usage:.1%} of the blocks are held by nobody"
+        problem = self._pool.check_integrity()
+        if problem is None and not self.has_work and self._pool.usage > 0:
+            problem = f"{self._pool.usage:.1%} of the blocks are held by nobody"
         self._integrity_failures += problem is not None
         return problem
 
@@ -85,7 +90,7 @@ class EngineCore:
             num_running=scheduler.running.size,
             num_waiting=len(scheduler.waiting),
             num_waiting_tokens=scheduler.waiting.num_tokens,
-            kv_usage=self._kv.pool.usage,
+            kv_usage=self._pool.usage,
             num_preemptions=totals.num_preemptions,
             num_prefix_queries=totals.num_prefix_queries,
             num_prefix_hits=totals.num_prefix_hits,
@@ -133,9 +138,7 @@ def outputs_of(applied: Applied, client: int) -> StepOutputs:
         failed=failed,
         logprobs=applied.logprobs if has_entries(applied.logprobs) else None,
         prompt_logprobs=tuple(
-            PromptLogprobsOf(
-                handle=key.handle, start=p.start, token=p.token, rank=p.rank, top_ids=p.top_ids, top=p.top
-            )
+            PromptLogprobsOf(handle=key.handle, start=p.start, token=p.token, rank=p.rank, top_ids=p.top_ids, top=p.top)
             for key, p in applied.prompt_logprobs
             if key.client == client
         ),

@@ -82,7 +82,7 @@ class BlockPool:
                 self._tickets[block] -= 1
 
     def remember(self, block: int, block_hash: bytes) -> None:
-        """Make a held, fully computed block findable; a block that already has this hash stays the one that is found."""
+        """Make a held, fully computed block findable; an older block of this hash stays the one found."""
         if self._hash_of[block] is None and block_hash not in self._cached:
             self._hash_of[block] = block_hash
             self._cached[block_hash] = block

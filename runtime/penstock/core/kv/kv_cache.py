@@ -50,7 +50,8 @@ class KVCache:
 
     def missing(self, rows: Ints, num_tokens: NDArray[np.int32]) -> NDArray[np.int32]:
         """How many more blocks each row needs to hold `num_tokens`. # [n]"""
-        return np.maximum(self.group.blocks_for(num_tokens) - self.num_blocks[rows], 0)
+        missing: Ints = np.maximum(self.group.blocks_for(num_tokens) - self.num_blocks[rows], 0)
+        return missing
 
     def grow(self, rows: Ints, missing: NDArray[np.int32]) -> Appended | None:
         """Append `missing` blocks to each row's table, or change nothing and return None if too few are free."""
@@ -63,10 +64,10 @@ class KVCache:
         if taken is None:
             return None
         ids = np.array(taken, dtype=np.int32)
-        at = self.num_blocks[rows]
+        at: Ints = self.num_blocks[rows]
         if total > len(rows):  # some row gets several
-            first = np.repeat(np.cumsum(counts) - counts, counts)
-            at = np.repeat(at, counts) + np.arange(total, dtype=np.int32) - first
+            first = np.repeat(np.cumsum(counts, dtype=np.int32) - counts, counts)
+            at = (np.repeat(at, counts) + np.arange(total) - first).astype(np.int32)
             repeated = np.repeat(rows, counts)
         else:
             repeated = rows

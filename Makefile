@@ -1,0 +1,51 @@
+# `make help` lists the targets. The first one that needs the virtual environment builds it.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format bench generate verify clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## Make .venv, install Penstock into it, build the CPU kernels
+	@$(BIN)/python -m penstock_kernels.cpu.build
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: $(PYTHON) was not found"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[operator,dev]'
+	@touch $(STAMP)
+
+run: setup ## Serve the embedded model; flags: make run ARGS='--port 8123'
+	@exec $(BIN)/penstock serve $(ARGS)
+
+test: setup ## Everything a machine without GPU and cluster can prove
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## Format check, lint, types, import laws
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Rewrite the code in the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup ## All benchmarks that this machine can run; JSON into bench/results
+	$(BIN)/python bench/run_all.py $(ARGS)
+
+generate: setup ## Write the generated files anew (docs of settings)
+	$(BIN)/python -m penstock.settings_page docs/settings.md
+
+verify: generate ## Fail if a generated file is not up to date
+	@git diff --exit-code -- docs/settings.md
+
+clean: ## Remove the virtual environment and everything built
+	rm -rf $(VENV) dist build kernels/penstock_kernels/cpu/*.so kernels/penstock_kernels/cpu/*.stamp

@@ -1,0 +1,287 @@
+#include "attention.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "pool.h"
+#include "scratch.h"
+#include "tiles.h"
+
+namespace penstock {
+namespace {
+
+// Keys of one step of the online softmax. Steps begin at multiples of it in the sequence, so that a query's result does
+// not depend on the chunk that it came in.
+constexpr int kKeys = 64;
+constexpr int kTilesOfKeys = kKeys / kLanes;
+constexpr int kRowsPerItem = 48;  // (query, head) rows that share one read of the keys
+constexpr float kLowest = -1e30f;
+
+// Queries [first, first + count) of a request, for all heads of one KV head.
+struct Item {
+  Request request;
+  int first;
+  int count;
+  int kv_head;
+};
+
+// Working memory of one item; rows are (query, head of the group).
+struct Workspace {
+  uint8_t* keys;     // [4][steps of a key][16] of 4 bytes: tiles of 16 keys
+  uint8_t* values;   // [padded_dim / 16][steps of 64 keys][16] of 4 bytes
+  uint8_t* rows;     // [64][padded_dim]: copies, where a head's length needs padding
+  float* scores;     // [2][rows][32]
+  uint8_t* weights;  // [rows][64] in the cache's type
+  float* out;        // [rows][padded_dim]
+  float* highest;    // [rows]
+  float* total;      // [rows]
+  float* decay;      // [rows]
+};
+
+Workspace lay_out(const Cache& cache, int rows) {
+  const size_t dim = static_cast<size_t>(cache.padded_dim()), unit = cache.unit();
+  const size_t count = static_cast<size_t>(rows + kMaxFloatRows + 15) / 16 * 16;  // tiles write whole sets of rows
+  const size_t keys = kKeys * dim * unit;
+  uint8_t* memory = thread_scratch(3 * keys + count * (2 * 32 * 4 + kKeys * unit + dim * 4 + 3 * 4));
+  Workspace w{};
+  const auto take = [&memory](size_t bytes) {
+    uint8_t* part = memory;
+    memory += bytes;
+    return part;
+  };
+  w.keys = take(keys);
+  w.values = take(keys);
+  w.rows = take(keys);
+  w.scores = reinterpret_cast<float*>(take(count * 2 * 32 * 4));
+  w.weights = take(count * kKeys * unit);
+  w.out = reinterpret_cast<float*>(take(count * dim * 4));
+  w.highest = reinterpret_cast<float*>(take(count * 4));
+  w.total = reinterpret_cast<float*>(take(count * 4));
+  w.decay = reinterpret_cast<float*>(take(count * 4));
+  return w;
+}
+
+alignas(64) constexpr uint8_t kZeros[kMaxHeadDim * 4] = {};
+
+// The rows of `count` keys (or values, `offset` bytes behind) from key `begin` on, in place where their length allows it.
+uint64_t gather(const Step& step, const Cache& cache, const Item& item, int begin, int count, const uint8_t** rows) {
+  uint64_t found = 0;
+  for (int i = 0; i < kKeys; ++i) {
+    const uint8_t* slot = i < count ? find_slot(step, cache, item.request.row, item.kv_head, begin + i) : nullptr;
+    found |= static_cast<uint64_t>(slot != nullptr) << i;
+    rows[i] = slot == nullptr ? kZeros : slot;
+  }
+  return found;
+}
+
+// Where a head is shorter than the padded length, replaces the rows by copies with zeros behind.
+void pad_rows(const Cache& cache, uint8_t* copies, const uint8_t** rows) {
+  const size_t bytes = static_cast<size_t>(cache.head_dim) * cache.unit();
+  const size_t padded = static_cast<size_t>(cache.padded_dim()) * cache.unit();
+  if (bytes == padded) return;
+  for (int i = 0; i < kKeys; ++i) {
+    uint8_t* copy = copies + static_cast<size_t>(i) * padded;
+    std::memcpy(copy, rows[i], bytes);
+    std::memset(copy + bytes, 0, padded - bytes);
+    rows[i] = copy;
+  }
+}
+
+void pack_keys(const Cache& cache, const uint8_t* const* rows, int tiles, uint8_t* out) {
+  const int steps = cache.padded_dim() * static_cast<int>(cache.unit()) / 4;
+  for (int tile = 0; tile < tiles; ++tile) {
+    const uint32_t* lanes[kLanes];
+    for (int i = 0; i < kLanes; ++i) lanes[i] = reinterpret_cast<const uint32_t*>(rows[tile * kLanes + i]);
+    uint32_t* target = reinterpret_cast<uint32_t*>(out) + tile * steps * kLanes;
+    for (int step = 0; step < steps; step += kLanes) transpose16(lanes, step, target + step * kLanes, kLanes);
+  }
+}
+
+void pack_values(const Cache& cache, const uint8_t* const* rows, int tiles, uint8_t* out) {
+  const int dim = cache.padded_dim();
+  if (cache.is_float) {
+    for (int key = 0; key < tiles * kLanes; ++key) {
+      const float* row = reinterpret_cast<const float*>(rows[key]);
+      for (int i = 0; i < dim; i += kLanes) {
+        store(reinterpret_cast<float*>(out) + (i / kLanes * kKeys + key) * kLanes, load(row + i));
+      }
+    }
+    return;
+  }
+  for (int pair = 0; pair < tiles * kLanes / 2; ++pair) {
+    const uint16_t* even = reinterpret_cast<const uint16_t*>(rows[2 * pair]);
+    const uint16_t* odd = reinterpret_cast<const uint16_t*>(rows[2 * pair + 1]);
+    for (int i = 0; i < dim; i += kLanes) {
+      store_bytes(out + static_cast<size_t>((i / kLanes * (kKeys / 2) + pair) * 64), interleave16(even + i, odd + i));
+    }
+  }
+}
+
+// One row's step of the online softmax over the scores of the keys whose bit is set.
+void update_row(const Cache& cache, const Workspace& w, int row, int rows, uint64_t mask, float scale) {
+  F32 s[kTilesOfKeys];
+  F32 largest = splat(kLowest);
+  for (int i = 0; i < kTilesOfKeys; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(mask >> (i * kLanes)) & 0xffff;
+    s[i] = splat(kLowest);
+    if (bits == 0) continue;
+    const float* scores = w.scores + (i / 2 * rows + row) * kPairRows + i % 2 * kLanes;
+    s[i] = select(bits, mul(load(scores), splat(scale)), s[i]);
+    largest = max_f32(largest, s[i]);
+  }
+  const float highest = std::max(w.highest[row], reduce_max(largest));
+  F32 sum = splat(0.0f);
+  for (int i = 0; i < kTilesOfKeys; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(mask >> (i * kLanes)) & 0xffff;
+    const F32 weight = bits == 0 ? splat(0.0f) : select(bits, exp_f32(sub(s[i], splat(highest))), splat(0.0f));
+    sum = add(sum, weight);
+    const int at = row * kKeys + i * kLanes;
+    if (cache.is_float) {
+      store(reinterpret_cast<float*>(w.weights) + at, weight);
+    } else {
+      store_bf16(reinterpret_cast<uint16_t*>(w.weights) + at, weight);
+    }
+  }
+  float decay[kLanes];
+  store(decay, exp_f32(splat(w.highest[row] - highest)));
+  w.decay[row] = decay[0];
+  w.total[row] = w.total[row] * decay[0] + reduce_add(sum);
+  w.highest[row] = highest;
+}
+
+// out = out * decay + weights x values
+void add_values(const Cache& cache, const Workspace& w, int rows, int tiles) {
+  const int dim = cache.padded_dim();
+  const size_t row_bytes = kKeys * cache.unit();
+  const int all_steps = static_cast<int>(row_bytes) / 4;
+  const int steps = all_steps * tiles / kTilesOfKeys;
+  for (int column = 0; column < dim; column += kPairRows) {
+    const uint8_t* left = w.values + static_cast<size_t>(column / kLanes * all_steps) * 64;
+    for (int row = 0; row < rows; row += kMaxFloatRows) {
+      const int count = std::min(kMaxFloatRows, rows - row);
+      alignas(64) float products[kMaxFloatRows * kPairRows];
+      multiply_tiles(!cache.is_float, left, left + static_cast<size_t>(all_steps) * 64, steps,
+                     w.weights + static_cast<size_t>(row) * row_bytes, row_bytes, count, products);
+      for (int r = 0; r < count; ++r) {
+        float* out = w.out + (row + r) * dim + column;
+        const F32 decay = splat(w.decay[row + r]);
+        for (int i = 0; i < kPairRows; i += kLanes) store(out + i, fma(load(out + i), decay, load(products + r * kPairRows + i)));
+      }
+    }
+  }
+}
+
+// Bits of the keys [begin, begin + 64) that a query at `position` sees.
+uint64_t seen_keys(int begin, int position, int sliding_window) {
+  const int end = std::clamp(position + 1 - begin, 0, kKeys);
+  const int first = sliding_window == 0 ? 0 : std::clamp(position + 1 - sliding_window - begin, 0, kKeys);
+  const auto below = [](int n) { return n == kKeys ? ~uint64_t{0} : (uint64_t{1} << n) - 1; };
+  return below(end) & ~below(first);
+}
+
+// What the items of one call share.
+struct Shared {
+  const AttentionCall& call;
+  const Step& step;
+  const Cache& cache;
+  const uint8_t* queries;
+
+  int group() const { return call.heads / cache.kv_heads; }
+  size_t row_bytes() const { return static_cast<size_t>(cache.padded_dim()) * cache.unit(); }
+};
+
+// scores [2][rows][32] of the item's rows with the packed keys.
+void score_keys(const Shared& shared, const Item& item, const Workspace& w, int tiles) {
+  const int rows = item.count * shared.group();
+  const size_t row_bytes = shared.row_bytes();
+  const int steps = static_cast<int>(row_bytes / 4);
+  const int token = item.kv_head * shared.step.tokens + item.request.begin + item.first;
+  const uint8_t* queries = shared.queries + static_cast<size_t>(token * shared.group()) * row_bytes;
+  for (int half = 0; half < (tiles + 1) / 2; ++half) {
+    const uint8_t* left = w.keys + static_cast<size_t>(2 * half * steps) * 64;
+    for (int row = 0; row < rows; row += kMaxFloatRows) {
+      multiply_tiles(!shared.cache.is_float, left, left + static_cast<size_t>(steps) * 64, steps,
+                     queries + static_cast<size_t>(row) * row_bytes, row_bytes, std::min(kMaxFloatRows, rows - row),
+                     w.scores + (half * rows + row) * kPairRows);
+    }
+  }
+}
+
+// Keys [begin, begin + 64) for all rows of an item.
+void take_step(const Shared& shared, const Item& item, const Workspace& w, int begin) {
+  const Cache& cache = shared.cache;
+  const int first = item.request.seq_len - item.request.count + item.first;  // position of the first query
+  const int live = std::min(kKeys, first + item.count - begin);
+  const int tiles = (live + kLanes - 1) / kLanes;
+  const uint8_t* keys[kKeys];
+  const uint8_t* values[kKeys];
+  const uint64_t found = gather(shared.step, cache, item, begin, live, keys);
+  const int64_t plane = cache.plane_stride * static_cast<int64_t>(cache.unit());
+  for (int i = 0; i < kKeys; ++i) values[i] = found >> i & 1 ? keys[i] + plane : kZeros;
+  pad_rows(cache, w.rows, keys);
+  pack_keys(cache, keys, tiles, w.keys);
+  pad_rows(cache, w.rows, values);
+  pack_values(cache, values, tiles, w.values);
+  score_keys(shared, item, w, tiles);
+  const int rows = item.count * shared.group();
+  for (int row = 0; row < rows; ++row) {
+    const uint64_t mask = found & seen_keys(begin, first + row / shared.group(), shared.call.sliding_window);
+    update_row(cache, w, row, rows, mask, shared.call.scale);
+  }
+  add_values(cache, w, rows, tiles);
+}
+
+void attend(const Shared& shared, const Item& item) {
+  const Cache& cache = shared.cache;
+  const int dim = cache.padded_dim(), group = shared.group(), window = shared.call.sliding_window;
+  const int rows = item.count * group;
+  const Workspace w = lay_out(cache, rows);
+  std::fill_n(w.out, rows * dim, 0.0f);
+  std::fill_n(w.total, rows, 0.0f);
+  std::fill_n(w.highest, rows, kLowest);
+  const int first = item.request.seq_len - item.request.count + item.first;
+  const int lowest = window == 0 ? 0 : std::max(0, first + 1 - window);
+  for (int begin = lowest / kKeys * kKeys; begin < first + item.count; begin += kKeys) take_step(shared, item, w, begin);
+  for (int row = 0; row < rows; ++row) {
+    const int64_t token = item.request.begin + item.first + row / group;
+    const int head = item.kv_head * group + row % group;
+    float* out = shared.call.out + (token * shared.call.heads + head) * cache.head_dim;
+    const float total = w.total[row];
+    for (int i = 0; i < cache.head_dim; ++i) out[i] = total > 0.0f ? w.out[row * dim + i] / total : 0.0f;
+  }
+}
+
+// Late queries first: they see the most keys, and the last item should be a small one.
+std::vector<Item> list_items(const Shared& shared) {
+  std::vector<Item> items;
+  const int at_once = std::max(1, kRowsPerItem / shared.group());
+  for (int index = 0; index < shared.step.requests; ++index) {
+    const Request request = request_at(shared.step, index);
+    for (int first = (request.count - 1) / at_once * at_once; request.count > 0 && first >= 0; first -= at_once) {
+      const int count = std::min(at_once, request.count - first);
+      for (int kv_head = 0; kv_head < shared.cache.kv_heads; ++kv_head) items.push_back({request, first, count, kv_head});
+    }
+  }
+  return items;
+}
+
+}  // namespace
+
+void attention(const AttentionCall& call, const Step& step, const Cache& cache) {
+  const size_t row_bytes = static_cast<size_t>(cache.padded_dim()) * cache.unit();
+  // A tile may read rows behind the last query (their scores are dropped), so they exist.
+  const size_t rows = static_cast<size_t>(step.tokens) * static_cast<size_t>(call.heads) + kMaxFloatRows;
+  uint8_t* queries = scratch(rows * row_bytes);
+  write_keys(call, step, cache, queries);
+  const Shared shared{call, step, cache, queries};
+  const std::vector<Item> items = list_items(shared);
+  int covered = 0;
+  for (const Item& item : items) covered += item.kv_head == 0 ? item.count : 0;
+  if (covered < step.tokens) {
+    std::fill_n(call.out, static_cast<int64_t>(step.tokens) * call.heads * cache.head_dim, 0.0f);
+  }
+  parallel_for(static_cast<int>(items.size()), [&](int i) { attend(shared, items[static_cast<size_t>(i)]); });
+}
+
+}  // namespace penstock

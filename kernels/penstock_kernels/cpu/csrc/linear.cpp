@@ -1,0 +1,109 @@
+#include "linear.h"
+
+#include <algorithm>
+
+#include "activations.h"
+#include "pool.h"
+#include "scratch.h"
+#include "tiles.h"
+
+namespace penstock {
+namespace {
+
+constexpr int kRowsAtOnce = 768;   // rows whose activations are prepared together: bounds the scratch memory
+constexpr int kRowsPerItem = 192;  // rows of one work item: their activations stay in the second-level cache
+constexpr int kItemsPerThread = 8;
+constexpr int kRowsToPrepareInParallel = 8;
+
+struct Tile {
+  int pair;
+  int row;
+  int count;
+  const float* products;  // [count][32]
+};
+
+// Bias, gate and residual for one tile, and the store.
+void finish(const LinearCall& call, const Tile& tile) {
+  const Weight& w = *call.weight;
+  const int outputs = w.outputs();
+  const int width = w.outputs_of_pair();
+  for (int r = 0; r < tile.count; ++r) {
+    for (int lane = 0; lane < width; lane += kLanes) {
+      const int column = tile.pair * width + lane;
+      const int count = std::min(kLanes, outputs - column);
+      if (count <= 0) break;
+      F32 value = load(tile.products + r * kPairRows + lane);
+      if (w.bias != nullptr) value = add(value, load_some(w.bias + column, count));
+      if (w.is_gated) {
+        F32 up = load(tile.products + r * kPairRows + kLanes);
+        if (w.bias != nullptr) up = add(up, load_some(w.bias + outputs + column, count));
+        value = mul(silu(value), up);
+      }
+      const int64_t at = (tile.row + r) * static_cast<int64_t>(outputs) + column;
+      if (call.residual != nullptr) value = add(value, load_some(call.residual + at, count));
+      store_some(call.out + at, value, count);
+    }
+  }
+}
+
+// Rows [begin, end) with one pair of the weight; `call` begins at the prepared activations' first row.
+void multiply_rows(const LinearCall& call, const Activations& x, int pair, int begin, int end) {
+  const Weight& w = *call.weight;
+  const float* expanded = reinterpret_cast<const float*>(w.tile(2 * pair));
+  if (!w.rounds_activations && w.kind != kFloat32) {
+    const size_t tile_floats = static_cast<size_t>(w.columns + 1) / 2 * 2 * kLanes;
+    float* memory = reinterpret_cast<float*>(thread_scratch(2 * tile_floats * sizeof(float)));
+    expand_tile(w, 2 * pair, memory);
+    expand_tile(w, 2 * pair + 1, memory + static_cast<size_t>(w.columns) * kLanes);
+    expanded = memory;
+  }
+  const int blocks = (end - begin + max_rows(w) - 1) / max_rows(w);
+  const int rows = (end - begin + blocks - 1) / blocks;
+  for (int row = begin; row < end; row += rows) {
+    const int count = std::min(rows, end - row);
+    alignas(64) float products[kMaxRows * kPairRows];
+    multiply_pair(w, pair, expanded, x, row, count, products);
+    finish(call, {pair, row, count, products});
+  }
+}
+
+void multiply_block(const LinearCall& call) {
+  const Weight& w = *call.weight;
+  const int rows = static_cast<int>(call.rows);
+  const Activations x = reserve_activations(w, rows);
+  const auto prepare = [&](int row) {
+    prepare_row(w, call.x + static_cast<int64_t>(row) * w.columns, call.norm, call.eps, x, row);
+  };
+  if (rows < kRowsToPrepareInParallel) {
+    for (int row = 0; row < rows; ++row) prepare(row);
+  } else {
+    parallel_for(rows, prepare);
+  }
+  const int chunks = (rows + kRowsPerItem - 1) / kRowsPerItem;
+  const int rows_per_item = (rows + chunks - 1) / chunks;
+  const int pairs_per_item = std::max(1, w.pairs() * chunks / (num_threads() * kItemsPerThread));
+  const int columns = (w.pairs() + pairs_per_item - 1) / pairs_per_item;
+  parallel_for(chunks * columns, [&](int item) {
+    const int begin = item / columns * rows_per_item;
+    const int first = item % columns * pairs_per_item;
+    for (int pair = first; pair < std::min(first + pairs_per_item, w.pairs()); ++pair) {
+      multiply_rows(call, x, pair, begin, std::min(begin + rows_per_item, rows));
+    }
+  });
+}
+
+}  // namespace
+
+void linear(const LinearCall& call) {
+  for (int64_t row = 0; row < call.rows; row += kRowsAtOnce) {
+    LinearCall block = call;
+    const int64_t outputs = call.weight->outputs();
+    block.rows = std::min<int64_t>(kRowsAtOnce, call.rows - row);
+    block.x = call.x + row * call.weight->columns;
+    block.out = call.out + row * outputs;
+    if (call.residual != nullptr) block.residual = call.residual + row * outputs;
+    multiply_block(block);
+  }
+}
+
+}  // namespace penstock

@@ -1,0 +1,84 @@
+"""`penstock`: finds the command and hands over. Each command imports what it needs only when it is chosen."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import penstock
+from penstock.errors import PenstockError
+from penstock.flags import Parser, suggestion
+
+COMMANDS = {
+    "serve": "serve a model over the OpenAI API",
+    "chat": "talk to a model in the terminal",
+    "generate": "continue one prompt and end",
+    "models": "list what can be served from here",
+    "bench": "measure this machine against its limits: offline, serve, startup, scheduler",
+}
+BENCHMARKS = {
+    "offline": "throughput of the engine in one process",
+    "serve": "latency and throughput over HTTP",
+    "startup": "seconds until ready",
+    "scheduler": "host cost of one step",
+}
+EXAMPLES = """
+examples:
+  penstock serve                              serve the embedded model on http://127.0.0.1:8000
+  penstock serve ./Qwen3-0.6B --port 9000     a Hugging Face folder
+  penstock serve model.gguf                   a GGUF file
+  penstock serve hf://Qwen/Qwen3-0.6B         from the Hugging Face hub
+  penstock chat                               talk to the embedded model, no server needed
+  penstock generate "Once upon a time" --max-tokens 64
+
+`penstock COMMAND --help` shows the flags of a command.
+"""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 for what went wrong, 2 for a wrong command line."""
+    words = list(sys.argv[1:] if words is None else words)
+    try:
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(overview("penstock", "Serve large language models.", COMMANDS, EXAMPLES))
+            return 0
+        if words[0] in ("-V", "--version", "version"):
+            print(f"penstock {penstock.__version__}")
+            return 0
+        if words[0] == "bench":
+            return run_module("penstock bench", BENCHMARKS, "penstock.bench", words[1:])
+        return run_module("penstock", COMMANDS, "penstock.commands", words)
+    except PenstockError as error:
+        print(f"penstock: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `penstock models | head`
+        sys.stderr.close()
+        return 0
+
+
+def run_module(prog: str, known: dict[str, str], package: str, words: list[str]) -> int:
+    """Run the module of `package` that the first word names with the other words as its arguments."""
+    if not words or words[0] in ("-h", "--help"):
+        print(overview(prog, known[""] if "" in known else "Measure, and compare with the limit.", known, ""))
+        return 0
+    name = words[0]
+    if name not in known:
+        kind = "flag" if name.startswith("-") else "command"
+        hint = suggestion(name, list(known)) or f"; there are {', '.join(known)}"
+        print(f"{prog}: error: unknown {kind} {name}{hint} (see {prog} --help)", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"{package}.{name}")
+    parser = Parser(prog=f"{prog} {name}", description=module.__doc__)
+    module.add_arguments(parser)
+    code: int = module.run(parser.parse(words[1:]))
+    return code
+
+
+def overview(prog: str, summary: str, known: dict[str, str], more: str) -> str:
+    """The help that lists commands."""
+    width = max(map(len, known))
+    lines = "\n".join(f"  {name:<{width}}  {text}" for name, text in known.items())
+    return f"usage: {prog} COMMAND [flags]\n\n{summary}\n\ncommands:\n{lines}\n{more}".rstrip()

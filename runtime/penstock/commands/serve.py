@@ -1,0 +1,148 @@
+"""Serve a model over the OpenAI API: this process supervises front-end, engine core and workers."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import setproctitle
+
+import penstock
+from penstock import envs
+from penstock.config import EMBEDDED_MODEL, EngineConfig, ServerConfig
+from penstock.engine.launch import EngineStarted, Launch
+from penstock.engine.supervisor import Supervisor
+from penstock.errors import ConfigError, PenstockError
+from penstock.flags import Parser, add_config_flags, config_from
+from penstock.loader.sources import ResolvedModel, resolve
+from penstock.logs import configure
+from penstock.models.spec import ModelSpec
+
+API_MODULE = "penstock.server.main"
+LONGEST_SOCKET_PATH = 107  # bytes, sun_path of unix(7)
+LONGEST_SOCKET_NAME = len("/client-000000000")
+BACKLOG = 2048
+EXAMPLE = """\
+  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Why is the sky blue?"}}]}}'
+"""
+
+
+def add_arguments(parser: Parser) -> None:
+    """One positional, MODEL, and a flag for each setting."""
+    parser.epilog = (
+        "environment: PENSTOCK_API_KEY (keys that clients must present, comma-separated), PENSTOCK_CACHE (folder for\n"
+        "models), PENSTOCK_LOG_LEVEL (debug, info, warning, error)"
+    )
+    parser.add_argument("model", nargs="?", default=EMBEDDED_MODEL, metavar="MODEL", help="what to serve: a Hugging "
+                        "Face folder (safetensors), a .gguf file, hf://org/name or a bare hub name; default: the "
+                        "embedded SmolLM2-135M-Instruct")
+    add_config_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything that is quick to check, then supervise until the end. Errors are `PenstockError`."""
+    began = time.monotonic()
+    config = config_from(args)
+    setproctitle.setproctitle("penstock:serve")
+    configure("serve", envs.log_level())
+    listener = bind(config.server)
+    check_device(config)
+    model = resolve(config.model.model, revision=config.model.revision)
+    spec = ModelSpec.from_folder(model.folder)
+    config = named(config, model)
+    launch = Launch(
+        config=config, folder=str(model.folder), max_model_len=context_of(config, spec), run_dir=build_run_dir()
+    )
+    say(f"Penstock {penstock.__version__}: loading {config.model.served_model_name} from {model.folder}")
+    listener.listen(BACKLOG)
+
+    def announce(engine: EngineStarted) -> None:
+        say(ready_text(config, engine, time.monotonic() - began))
+
+    return Supervisor(launch, listener, api_module=API_MODULE, announce=announce).run()
+
+
+def bind(server: ServerConfig) -> socket.socket:
+    """A socket bound to the address; it listens only when there will soon be someone to answer. Raises `ConfigError`."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise ConfigError("host", f"{server.host!r} is no address of this machine ({error.strerror})") from None
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except PermissionError:
+        raise ConfigError("port", f"{server.port} may not be used without more rights; take one above 1023") from None
+    except OSError as error:
+        listener.close()
+        raise PenstockError(f"--port: cannot listen on {server.host} port {server.port}: {error.strerror}") from None
+    return listener
+
+
+def check_device(config: EngineConfig) -> None:
+    """Raise `ConfigError` if a GPU is asked for and this machine shows none; finds out without loading torch."""
+    has_gpu = any(Path(name).exists() for name in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg"))
+    if config.compute.device == "cuda" and not has_gpu:
+        raise ConfigError("device", "cuda asked for, but this machine has no NVIDIA GPU (no /dev/nvidia*); use cpu")
+
+
+def named(config: EngineConfig, model: ResolvedModel) -> EngineConfig:
+    """The configuration with the name that clients use filled in."""
+    name = config.model.served_model_name or model.name
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, served_model_name=name))
+
+
+def context_of(config: EngineConfig, spec: ModelSpec) -> int:
+    """The longest request in tokens. Raises `ConfigError` if more is asked for than the model can."""
+    wanted = config.model.max_model_len
+    if wanted is not None and wanted > spec.max_position:
+        raise ConfigError("max_model_len", f"{wanted:,} is more than the model's context of {spec.max_position:,} tokens")
+    return wanted or spec.max_position
+
+
+def build_run_dir() -> str:
+    """A new folder for sockets that only this user can enter."""
+    folder = tempfile.mkdtemp(prefix="penstock-")
+    if len(folder) + LONGEST_SOCKET_NAME > LONGEST_SOCKET_PATH:
+        Path(folder).rmdir()
+        folder = tempfile.mkdtemp(prefix="penstock-", dir="/tmp")
+    return folder
+
+
+def ready_text(config: EngineConfig, engine: EngineStarted, seconds: float) -> str:
+    """What a person wants to know when the server is ready, with an example to paste."""
+    url, model = base_url(config.server), config.model
+    form = f"{model.dtype if model.dtype != 'auto' else 'bfloat16'}" + (f", {model.quantization}" * bool(model.quantization))
+    num_tokens = engine.num_blocks * engine.block_size
+    return (
+        f"  weights   {engine.weights_bytes / 1e6:,.0f} MB ({form}), loaded in {engine.load_seconds:.1f} s\n"
+        f"  KV cache  {num_tokens:,} tokens ({engine.kv_bytes / 2**20:,.0f} MiB, {engine.num_blocks:,} blocks of "
+        f"{engine.block_size}); context {engine.max_model_len:,} tokens\n"
+        f"{bold('Ready')} on {bold(url)} after {seconds:.1f} s. Try it:\n\n"
+        + EXAMPLE.format(url=url, model=model.served_model_name)
+    )
+
+
+def base_url(server: ServerConfig) -> str:
+    """An address at which this machine reaches the server."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
+    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
+
+
+def bold(text: str) -> str:
+    """Bold on a terminal, plain elsewhere."""
+    return f"\033[1m{text}\033[0m" if sys.stdout.isatty() else text
+
+
+def say(text: str) -> None:
+    """One message for the person who started the server, at once also through a pipe."""
+    print(text, flush=True)

@@ -1,0 +1,246 @@
+"""The engine in this process, `LLM(...).generate(prompts)`: the scheduler, worker and checks of a server."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from penstock.config import EngineConfig
+from penstock.core.request import Request, RequestKey
+from penstock.engine.core import EngineCore
+from penstock.engine.core_process import fit_context
+from penstock.engine.input import InputProcessor
+from penstock.engine.launch import Launch
+from penstock.engine.output import OutputProcessor
+from penstock.engine.request_output import OutputCollector, RequestOutput
+from penstock.errors import ConfigError, InvalidRequest, PenstockError
+from penstock.loader.progress import is_terminal, progress_bar
+from penstock.loader.sources import resolve
+from penstock.models.spec import ModelSpec
+from penstock.sampling.params import SamplingParams
+from penstock.tokenizer import Tokenizer
+from penstock.worker.executor import InlineExecutor
+
+Prompt = str | Sequence[int]
+Conversation = Sequence[Mapping[str, Any]]
+
+
+class LLM:
+    """A loaded model and its engine, for one thread at a time. Close it, or use it in a `with` statement."""
+
+    def __init__(self, model: str | None = None, **settings: Any) -> None:
+        """Load `model` (default: the embedded one). `settings` are fields of the sections of `penstock.config`, such as
+        `max_model_len=2048`; raises `ConfigError`, `ModelError` or `OutOfMemory`."""
+        self.config = build_config(model, settings)
+        resolved = resolve(self.config.model.model, revision=self.config.model.revision)
+        self.spec = ModelSpec.from_folder(resolved.folder)
+        self.tokenizer = Tokenizer.from_folder(resolved.folder)
+        self.name = self.config.model.served_model_name or resolved.name
+        self._executor = InlineExecutor(self.config, resolved.folder)
+        capacity = self._executor.start()
+        launch = Launch(
+            config=self.config,
+            folder=str(resolved.folder),
+            max_model_len=wanted_context(self.config, self.spec),
+            run_dir="",
+        )
+        self.max_model_len = fit_context(launch, capacity)
+        self._core = EngineCore(self.config, self._executor, capacity, self.max_model_len)
+        self._input = InputProcessor(
+            self.spec, self.tokenizer, max_model_len=self.max_model_len, block_size=self.config.cache.block_size
+        )
+        self._output = OutputProcessor(self.tokenizer)
+        self._request_numbers = itertools.count()
+        self._is_closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the model's memory; may be called twice."""
+        self._is_closed = True
+        self._executor.close()
+
+    def default_params(self, **given: Any) -> SamplingParams:
+        """Sampling parameters with the model's own defaults where nothing is given."""
+        return self._input.default_params(**given)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        priority: int | Sequence[int] | None = None,
+    ) -> list[RequestOutput]:
+        """Continue one or many prompts (texts or token ids); outputs come in the order of the prompts.
+
+        One set of parameters and one priority serve all prompts, or a list has one of each per prompt. All prompts
+        are checked before any of them runs: `InvalidRequest` for the first that is wrong.
+        """
+        return self._generate(as_prompts(prompts), sampling_params, use_tqdm=use_tqdm, priority=priority)
+
+    def chat(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        **template_options: Any,
+    ) -> list[RequestOutput]:
+        """Answer one or many conversations, through the model's chat template; otherwise as `generate`.
+
+        `template_options` go to `Tokenizer.render_chat`: `add_generation_prompt`, `tools` and what a template knows.
+        """
+        conversations: Sequence[Any] = [messages] if not messages or isinstance(messages[0], Mapping) else messages
+        prompts = [self.tokenizer.render_chat(conversation, **template_options) for conversation in conversations]
+        return self._generate(prompts, sampling_params, use_tqdm=use_tqdm, is_chat=True)
+
+    def _generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        *,
+        use_tqdm: bool,
+        priority: int | Sequence[int] | None = None,
+        is_chat: bool = False,
+    ) -> list[RequestOutput]:
+        if self._is_closed:
+            raise PenstockError("this LLM is closed")
+        chosen = self.default_params() if sampling_params is None else sampling_params
+        params = one_each(chosen, SamplingParams, len(prompts), "sampling_params")
+        priorities = one_each(0 if priority is None else priority, int, len(prompts), "priority")
+        batches = [
+            self._input.build(
+                prompt,
+                params[index],
+                request_id=f"request-{next(self._request_numbers)}",
+                priority=priorities[index],
+                add_special_tokens=not is_chat,
+                field="messages" if is_chat else "prompt",
+            )
+            for index, prompt in enumerate(prompts)
+        ]
+        bar = progress_bar("generating", len(prompts)) if use_tqdm and is_terminal() else nullcontext(lambda: None)
+        with bar as advance, interrupts_between_steps() as check_interrupt:
+            collectors = [
+                OutputCollector(requests, prompt if isinstance(prompt, str) else None, self.tokenizer, advance)
+                for requests, prompt in zip(batches, prompts, strict=True)
+            ]
+            self._run(batches, collectors, check_interrupt)
+        return [collector.build() for collector in collectors]
+
+    def _run(
+        self,
+        batches: Sequence[Sequence[Request]],
+        collectors: Sequence[OutputCollector],
+        check_interrupt: Callable[[], None],
+    ) -> None:
+        """Make steps until every request has ended; an interrupt leaves an idle engine behind, a failed step none."""
+        try:
+            for requests, collector in zip(batches, collectors, strict=True):
+                for request in requests:
+                    self._output.add(request, collector.take)
+                    self._core.add(request)
+            while self._core.has_work:
+                for outputs in self._core.step().values():
+                    if stopped := self._output.process(outputs):
+                        self._core.abort([RequestKey(0, handle) for handle in stopped])
+                check_interrupt()
+        except KeyboardInterrupt:
+            self._abort_all()
+            raise
+        finally:
+            if len(self._output):  # a step failed, and the engine's state is unknown
+                self.close()
+
+    def _abort_all(self) -> None:
+        """Forget all requests and let the engine come to rest."""
+        handles = [add.request.handle for add in self._output.in_flight()]
+        for handle in handles:
+            self._output.drop(handle)
+        self._core.abort([RequestKey(0, handle) for handle in handles])
+        while self._core.has_work:
+            self._core.step()
+
+
+def build_config(model: str | None, settings: Mapping[str, Any]) -> EngineConfig:
+    """The configuration with each setting in the section that has a field of its name; raises `ConfigError`."""
+    wanted = dict(settings) if model is None else {"model": model, **settings}
+    # Without a client that watches tokens come there is no latency to protect: whole chunks, for throughput.
+    wanted.setdefault("target_itl_ms", 0.0)
+    sections: dict[str, Any] = {}
+    for section in dataclasses.fields(EngineConfig):
+        kind = section.default_factory
+        assert dataclasses.is_dataclass(kind), f"section {section.name} has no dataclass"
+        names = [field.name for field in dataclasses.fields(kind) if field.name in wanted]
+        sections[section.name] = kind(**{name: wanted.pop(name) for name in names})
+    for name in wanted:
+        raise ConfigError(name, "there is no such setting")
+    return EngineConfig(**sections)
+
+
+def wanted_context(config: EngineConfig, spec: ModelSpec) -> int:
+    """The longest request in tokens, as far as the model knows positions; raises `ConfigError` for more than that."""
+    wanted = config.model.max_model_len or spec.max_position
+    if wanted > spec.max_position:
+        raise ConfigError("max_model_len", f"{wanted:,} is more than the model's own {spec.max_position:,}")
+    return wanted
+
+
+def as_prompts(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
+    """A list of prompts, also from a single text or a single list of token ids; raises `InvalidRequest` for none."""
+    if isinstance(prompts, str):
+        return [prompts]
+    if len(prompts) == 0:
+        raise InvalidRequest("prompts is empty", "prompts")
+    if isinstance(prompts[0], str) or not isinstance(prompts[0], int):
+        return prompts  # type: ignore[return-value]
+    return [prompts]  # type: ignore[list-item]
+
+
+def one_each(value: Any, kind: type, count: int, field: str) -> Sequence[Any]:
+    """`count` values, from one for all or from a list of as many; raises `InvalidRequest` for another number."""
+    if isinstance(value, kind):
+        return [value] * count
+    if len(value) != count:
+        raise InvalidRequest(f"{field} has {len(value)} entries for {count} prompts", field)
+    return list(value)
+
+
+@contextmanager
+def interrupts_between_steps() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C back until the function that this yields is called, so that no step is torn in the middle.
+
+    A second Ctrl-C acts at once. Other threads than the main one get no signals, and need nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    pending: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if pending:
+            raise KeyboardInterrupt
+        pending.append(number)
+
+    def check() -> None:
+        if pending:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)

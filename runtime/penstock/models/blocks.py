@@ -1,0 +1,128 @@
+"""The blocks that every model here is made of: decoder layers between an embedding and a head.
+
+A layer is five fused operations. What differs between families (biases, norms of heads, windows) is in the spec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from penstock.attention.backend import ForwardBatch
+from penstock.layers.device_ops import DeviceOps
+from penstock.layers.parameters import Matrix, Slot, Vector, all_slots
+from penstock.layers.rotary import rotary_table
+from penstock.layers.weight_form import WeightForm
+from penstock.models.spec import ModelSpec
+from penstock_kernels.cpu.attention_inputs import AttentionInputs
+
+
+class DecoderLayer:
+    """Attention and a gated MLP, each behind an RMSNorm and beside a residual connection."""
+
+    def __init__(self, spec: ModelSpec, index: int, *, ops: DeviceOps, form: WeightForm) -> None:
+        self.spec = spec
+        self.index = index
+        self.ops = ops
+        self.window = spec.window(index)
+        self.scale = spec.head_dim**-0.5
+        prefix = f"model.layers.{index}"
+        attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
+        hidden, inner = spec.hidden_size, spec.intermediate_size
+        q_rows, kv_rows = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+
+        def matrix(rows: dict[str, int], in_features: int, has_bias: bool, is_gated: bool = False) -> Matrix:
+            return Matrix(rows, in_features, ops=ops, form=form, has_bias=has_bias, is_gated=is_gated)
+
+        qkv_rows = {f"{attention}.q_proj": q_rows, f"{attention}.k_proj": kv_rows, f"{attention}.v_proj": kv_rows}
+        gate_up_rows = {f"{mlp}.gate_proj": inner, f"{mlp}.up_proj": inner}
+        self.input_norm = Vector(f"{prefix}.input_layernorm.weight", hidden)
+        self.qkv = matrix(qkv_rows, hidden, spec.attention_bias)
+        self.output = matrix({f"{attention}.o_proj": hidden}, q_rows, spec.output_bias)
+        self.post_norm = Vector(f"{prefix}.post_attention_layernorm.weight", hidden)
+        self.gate_up = matrix(gate_up_rows, hidden, spec.mlp_bias, is_gated=True)
+        self.down = matrix({f"{mlp}.down_proj": hidden}, inner, spec.mlp_bias)
+        self.q_norm = Vector(f"{attention}.q_norm.weight", spec.head_dim) if spec.qk_norm else None
+        self.k_norm = Vector(f"{attention}.k_norm.weight", spec.head_dim) if spec.qk_norm else None
+
+    @property
+    def parameters(self) -> list[Vector | Matrix]:
+        """All parameters of the layer."""
+        head_norms = [norm for norm in (self.q_norm, self.k_norm) if norm is not None]
+        return [self.input_norm, self.qkv, *head_norms, self.output, self.post_norm, self.gate_up, self.down]
+
+    def forward(self, x: Tensor, kv_cache: Tensor, inputs: AttentionInputs) -> Tensor:
+        """`x` float32 [num_tokens, hidden_size] -> the same shape; writes this layer's keys and values."""
+        ops, eps = self.ops, self.spec.rms_norm_eps
+        qkv = ops.linear(x, self.qkv.packed, norm=self.input_norm.value, eps=eps)
+        attended = ops.attention(
+            qkv,
+            kv_cache,
+            self.index,
+            inputs,
+            num_heads=self.spec.num_heads,
+            scale=self.scale,
+            q_norm=None if self.q_norm is None else self.q_norm.value,
+            k_norm=None if self.k_norm is None else self.k_norm.value,
+            eps=eps,
+            sliding_window=self.window,
+        )
+        x = ops.linear(attended, self.output.packed, residual=x)
+        inner = ops.linear(x, self.gate_up.packed, norm=self.post_norm.value, eps=eps, silu_mul=True)
+        return ops.linear(inner, self.down.packed, residual=x)
+
+
+class CausalLM:
+    """A decoder-only language model on one device; usable once all its slots are filled."""
+
+    def __init__(self, spec: ModelSpec, *, ops: DeviceOps, form: WeightForm, max_length: int) -> None:
+        self.spec = spec
+        self.ops = ops
+        vocabulary_form = form if form.bits is None else replace(form, bits=8)  # 4 bits cost the head too much accuracy
+        self.embedding = self._vocabulary("model.embed_tokens", vocabulary_form)
+        self.layers = [DecoderLayer(spec, index, ops=ops, form=form) for index in range(spec.num_layers)]
+        self.final_norm = Vector("model.norm.weight", spec.hidden_size)
+        self.head = self.embedding if spec.tie_word_embeddings else self._vocabulary("lm_head", vocabulary_form)
+        self.cos_sin = rotary_table(
+            spec.head_dim, spec.rope_theta, spec.rope_scaling, length=max_length, context=spec.max_position
+        )
+
+    def _vocabulary(self, name: str, form: WeightForm) -> Matrix:
+        return Matrix({name: self.spec.vocab_size}, self.spec.hidden_size, ops=self.ops, form=form)
+
+    @property
+    def parameters(self) -> list[Vector | Matrix]:
+        """All parameters, each once."""
+        layers = [parameter for layer in self.layers for parameter in layer.parameters]
+        head = [] if self.head is self.embedding else [self.head]
+        return [self.embedding, *layers, self.final_norm, *head]
+
+    def slots(self) -> dict[str, Slot]:
+        """Every tensor that a checkpoint must have, by its name there."""
+        return all_slots(self.parameters)
+
+    @property
+    def weights_nbytes(self) -> int:
+        """Memory of all weights in bytes."""
+        sizes = (p.packed.nbytes if isinstance(p, Matrix) else p.value.nbytes for p in self.parameters)
+        return sum(sizes)
+
+    def forward(self, batch: ForwardBatch) -> Tensor:
+        """Float32 [num_tokens, hidden_size] before the final norm; writes keys and values into the cache."""
+        inputs = AttentionInputs(
+            positions=batch.positions,
+            query_start_loc=batch.query_start_loc,
+            seq_lens=batch.seq_lens,
+            rows=batch.rows,
+            block_table=batch.block_table,
+            cos_sin=self.cos_sin,
+        )
+        x = self.ops.embedding(batch.input_ids, self.embedding.packed)
+        for layer in self.layers:
+            x = layer.forward(x, batch.kv_cache, inputs)
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`hidden` [k, hidden_size] -> float32 [k, vocab_size]; the final norm is included."""
+        return self.ops.linear(hidden, self.head.packed, norm=self.final_norm.value, eps=self.spec.rms_norm_eps)

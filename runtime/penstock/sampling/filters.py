@@ -1,0 +1,125 @@
+"""Drawing from the likeliest tokens only: top-k, min-p and top-p, without sorting the vocabulary.
+
+All three keep a beginning of the row's tokens in order of falling weight (lower id first among equals), so only that
+beginning has to be found and sorted:
+
+```
+weight   ▇▇▆▅▄▃▂▂▁▁▁▁▁▁▁▁▁▁▁▁▁▁…
+         kept    │        │ rest, each below the threshold: never looked at
+         candidates ──────┘
+```
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.core.plan import Floats, Ints
+from penstock.sampling.weights import Weights
+
+CANDIDATE_CHUNKS = 128  # at least so many candidates, if the vocabulary has so many chunks
+UNLIMITED = np.iinfo(np.int64).max
+ONE_BITS = np.int64(0x3F800000)  # the float32 1.0, the largest weight; bits of floats >= 0 order as the floats do
+ID_MASK = np.int64(0xFFFFFFFF)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What each row keeps. # all [n]"""
+
+    top_k: Ints  # 0: off
+    top_p: Floats  # 1: off; share of what top_k and min_p leave
+    min_p: Floats  # 0: off; share of the likeliest token's probability
+
+    def row(self, index: int) -> Limits:
+        """One row's limits."""
+        part = slice(index, index + 1)
+        return Limits(top_k=self.top_k[part], top_p=self.top_p[part], min_p=self.min_p[part])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """The kept tokens of each row: the first `counts[i]` of `token_ids[i]`."""
+
+    token_ids: NDArray[np.int64]  # [n, width] in order of falling weight
+    running: NDArray[np.float64]  # [n, width] running sums of their weights
+    counts: NDArray[np.int64]  # [n] at least 1
+    is_complete: NDArray[np.bool_]  # [n] False: the candidates were too few to tell
+
+    def draw(self, uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The token of each row at which the running sum passes `uniforms` [n] of what is kept."""
+        index = np.arange(len(uniforms))
+        last = np.minimum(self.counts, self.running.shape[1]) - 1
+        targets = uniforms * self.running[index, last]
+        chosen = np.minimum((self.running <= targets[:, None]).sum(axis=1), last)
+        return self.token_ids[index, chosen]
+
+
+def draw_filtered(weights: Weights, limits: Limits, uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
+    """A token for each row, drawn from those that its limits keep."""
+    kept = keep(weights, limits, candidate_thresholds(weights, limits))
+    tokens = kept.draw(uniforms)
+    for index in np.flatnonzero(~kept.is_complete).tolist():  # flat distributions, or a large top_k
+        part = slice(index, index + 1)
+        tokens[index] = keep_exactly(weights.row(index), limits.row(index)).draw(uniforms[part])[0]
+    return tokens
+
+
+def candidate_thresholds(weights: Weights, limits: Limits) -> Floats:
+    """A weight for each row such that the tokens from there up are few and very likely enough. # [n] above 0"""
+    maxima = weights.chunk_maxima()  # the m-th largest: at least m tokens weigh as much or more
+    position = max(0, maxima.shape[1] - max(CANDIDATE_CHUNKS, int(limits.top_k.max())))
+    thresholds = np.partition(maxima, position, axis=1)[:, position]
+    limited = np.where(limits.min_p > 0, np.minimum(thresholds, limits.min_p), thresholds)
+    return np.maximum(limited, np.finfo(np.float32).tiny)
+
+
+def keep_exactly(weights: Weights, limits: Limits) -> Kept:
+    """`keep` for a single row, with as many candidates as it takes."""
+    if not limits.top_k[0]:  # all tokens below this together weigh less than top_p leaves out
+        enough = np.float32((1.0 - limits.top_p[0]) * weights.totals[0] / weights.vocab_size / 2)
+        kept = keep(weights, limits, np.full(1, max(enough, np.finfo(np.float32).tiny), dtype=np.float32))
+        if kept.is_complete[0]:
+            return kept
+    return keep(weights, limits, np.zeros(1, dtype=np.float32))
+
+
+def keep(weights: Weights, limits: Limits, thresholds: Floats) -> Kept:
+    """The tokens that each row's limits keep, sought among those of at least `thresholds` [n] (0: among all)."""
+    token_ids, values, sizes = _sorted_candidates(weights, thresholds)
+    running = np.cumsum(values, axis=1, dtype=np.float64)
+    first = np.where(limits.top_k > 0, np.minimum(limits.top_k, weights.vocab_size), UNLIMITED)
+    above = (values >= limits.min_p[:, None]).sum(axis=1)
+    first = np.where(limits.min_p > 0, np.minimum(first, np.maximum(above, 1)), first)
+    is_first_known = first <= sizes
+    index = np.arange(len(sizes))
+    base = np.where(is_first_known, running[index, np.where(is_first_known, first, 1) - 1], weights.totals)
+    nucleus = (running < (limits.top_p * base)[:, None]).sum(axis=1) + 1
+    counts = np.where(limits.top_p < 1.0, np.minimum(first, nucleus), first)
+    is_all = thresholds <= 0
+    is_known = is_first_known | (first == UNLIMITED)
+    return Kept(
+        token_ids=token_ids,
+        running=running,
+        counts=np.where(is_all, np.minimum(counts, sizes), counts),
+        is_complete=is_all | (is_known & (counts <= sizes)),
+    )
+
+
+def _sorted_candidates(
+    weights: Weights, thresholds: Floats
+) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
+    """Ids and weights [n, width] of the tokens of at least `thresholds`, heaviest first, zeros behind; sizes [n]."""
+    values = weights.values[:, : weights.vocab_size]
+    owners, token_ids = np.divmod(np.flatnonzero(values >= thresholds[:, None]), weights.vocab_size)
+    sizes = np.bincount(owners, minlength=len(values))
+    columns = np.arange(len(owners)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    found = values[owners, token_ids]
+    keys = np.full((len(values), int(sizes.max())), UNLIMITED)
+    keys[owners, columns] = (ONE_BITS - found.view(np.int32)) << 32 | token_ids
+    keys.sort(axis=1)
+    bits = np.where(np.arange(keys.shape[1]) < sizes[:, None], ONE_BITS - (keys >> 32), 0)
+    return keys & ID_MASK, bits.astype(np.int32).view(np.float32), sizes

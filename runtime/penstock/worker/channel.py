@@ -1,0 +1,71 @@
+"""Whole messages over a stream socket between two processes that know each other."""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+
+LENGTH = struct.Struct("<Q")
+READ_BYTES = 1 << 18
+
+
+class Channel:
+    """One end of a Unix stream socket that carries byte messages, in order, both ways.
+
+    `EOFError` from any method means that the other side is gone. Both sides may send at once: a `send` that the other
+    side does not take yet keeps reading meanwhile, so two large messages cannot wait for each other for ever.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._inbox = bytearray()
+        self._buffer = bytearray(READ_BYTES)
+
+    def send(self, message: bytes) -> None:
+        """Hand over one message; blocks while the other side's buffer is full."""
+        pending = memoryview(LENGTH.pack(len(message)) + message)
+        while pending:
+            try:
+                pending = pending[self._socket.send(pending, socket.MSG_DONTWAIT) :]
+            except BlockingIOError:
+                self._await_writable()
+            except (BrokenPipeError, ConnectionResetError) as error:
+                raise EOFError("the other side of the channel is gone") from error
+
+    def receive(self) -> bytes:
+        """The next message; blocks until it is there in full."""
+        while (message := self._take()) is None:
+            self._read()
+        return message
+
+    def close(self) -> None:
+        """Close this end; the other side sees `EOFError`."""
+        self._socket.close()
+
+    def _take(self) -> bytes | None:
+        """The first whole message of the inbox."""
+        if len(self._inbox) < LENGTH.size:
+            return None
+        end = LENGTH.size + LENGTH.unpack_from(self._inbox)[0]
+        if len(self._inbox) < end:
+            return None
+        message = bytes(memoryview(self._inbox)[LENGTH.size : end])
+        del self._inbox[:end]
+        return message
+
+    def _read(self) -> None:
+        try:
+            count = self._socket.recv_into(self._buffer)
+        except ConnectionResetError:
+            count = 0
+        if not count:
+            raise EOFError("the other side of the channel is gone")
+        self._inbox += memoryview(self._buffer)[:count]
+
+    def _await_writable(self) -> None:
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN | select.POLLOUT)
+        [(_, events)] = poller.poll()
+        if events & select.POLLIN:
+            self._read()

@@ -1,0 +1,71 @@
+"""A worker process: load, say so, then one result for each plan until the engine core closes the channel."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import setproctitle
+
+from penstock import envs
+from penstock.core.plan import StepPlan
+from penstock.errors import PenstockError
+from penstock.logs import configure
+from penstock.wire import decoder, encode
+from penstock.worker.channel import Channel
+from penstock.worker.executor import Loaded, LoadFailed, WorkerLaunch
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when `parent` dies, also in the middle of a step."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the line above
+        sys.exit(1)
+
+
+def main(words: Sequence[str]) -> int:
+    """The process from start to exit code: 0 when the parent closed the channel, 1 when loading failed."""
+    parser = argparse.ArgumentParser(description="started by the engine core")
+    parser.add_argument("--launch", type=Path, required=True)
+    parser.add_argument("--fd", type=int, required=True)
+    arguments = parser.parse_args(words)
+    launch = msgspec.json.decode(arguments.launch.read_bytes(), type=WorkerLaunch)
+    die_with_parent(launch.parent)
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, but the parent decides: it may be draining
+        signal.signal(number, signal.SIG_IGN)
+    setproctitle.setproctitle(f"penstock:worker-{launch.rank}")
+    configure(f"worker-{launch.rank}", envs.log_level())
+    with socket.socket(fileno=arguments.fd) as connection:
+        return serve(launch, Channel(connection))
+
+
+def serve(launch: WorkerLaunch, channel: Channel) -> int:
+    """Load the model and answer plans; anything but a `PenstockError` while loading ends the process with a trace."""
+    from penstock.worker.worker import Worker  # after prctl and title: torch takes a second
+
+    worker = Worker(launch.config, Path(launch.folder))
+    try:
+        capacity = worker.start()
+    except PenstockError as error:
+        channel.send(encode(LoadFailed.of(error)))
+        return 1
+    plans = decoder(StepPlan)
+    try:
+        channel.send(encode(Loaded(capacity=capacity)))
+        while True:
+            channel.send(encode(worker.execute(plans.decode(channel.receive()))))
+    except EOFError:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,63 @@
+"""Run a model step by step over a paged cache whose blocks lie scattered, as the worker would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from penstock.attention.backend import ForwardBatch
+from penstock.models.blocks import CausalLM
+
+BLOCK_SIZE = 8
+
+
+class PagedRun:
+    """A model, its cache and some sequences in it; blocks are dealt out at random, and unused memory holds NaN."""
+
+    def __init__(self, model: CausalLM, *, num_rows: int = 4, max_length: int = 128, dtype: torch.dtype = torch.float32):
+        spec = model.spec
+        max_blocks = -(-max_length // BLOCK_SIZE)
+        num_blocks = num_rows * max_blocks
+        self.model = model
+        self.num_computed = [0] * num_rows
+        order = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(7)).int()
+        self.block_table = order.view(num_rows, max_blocks)
+        shape = (num_blocks, spec.num_kv_heads, spec.num_layers, 2, BLOCK_SIZE, spec.head_dim)
+        self.kv_cache = torch.full(shape, torch.nan, dtype=dtype)
+
+    @torch.inference_mode()
+    def step(self, new_tokens: Mapping[int, list[int]]) -> dict[int, Tensor]:
+        """Compute `{row: its next tokens}` in one batch; the logits of all of them, `{row: [num_tokens, vocab_size]}`."""
+        counts = [len(tokens) for tokens in new_tokens.values()]
+        starts = [self.num_computed[row] for row in new_tokens]
+        lengths = [start + count for start, count in zip(starts, counts, strict=True)]
+        positions = [torch.arange(start, length) for start, length in zip(starts, lengths, strict=True)]
+        batch = ForwardBatch(
+            input_ids=torch.tensor([token for tokens in new_tokens.values() for token in tokens], dtype=torch.int32),
+            positions=torch.cat(positions).int(),
+            query_start_loc=torch.tensor([0, *counts]).cumsum(0).int(),
+            seq_lens=torch.tensor(lengths, dtype=torch.int32),
+            rows=torch.tensor(list(new_tokens), dtype=torch.int32),
+            block_table=self.block_table,
+            kv_cache=self.kv_cache,
+        )
+        logits = self.model.logits(self.model.forward(batch))
+        for row, length in zip(new_tokens, lengths, strict=True):
+            self.num_computed[row] = length
+        return dict(zip(new_tokens, logits.split(counts), strict=True))
+
+    def in_chunks(self, row: int, token_ids: list[int], chunk: int) -> Tensor:
+        """Compute a prompt in chunks: the logits of all its tokens."""
+        parts = [token_ids[begin : begin + chunk] for begin in range(0, len(token_ids), chunk)]
+        return torch.cat([self.step({row: part})[row] for part in parts])
+
+    def greedy(self, row: int, token_ids: list[int], count: int) -> list[int]:
+        """`count` greedy tokens after the prompt, one decode step each."""
+        known = list(token_ids)
+        logits = self.step({row: known})[row]
+        for _ in range(count):
+            known.append(int(logits[-1].argmax()))
+            logits = self.step({row: known[-1:]})[row]
+        return known[len(token_ids) :]
