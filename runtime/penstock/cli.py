@@ -62,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def run_module(prog: str, known: dict[str, str], package: str, words: list[str]) -> int:
     """Run the module of `package` that the first word names with the other words as its arguments."""
     if not words or words[0] in ("-h", "--help"):
-        print(overview(prog, known[""] if "" in known else "Measure, and compare with the limit.", known, ""))
+        print(overview(prog, "Measure this machine, and compare with its limits.", known, ""))
         return 0
     name = words[0]
     if name not in known:

@@ -22,6 +22,10 @@ SECTION_TITLES = {
     "compute": "compute",
     "server": "server",
 }
+MODEL_HELP = (
+    "a Hugging Face folder (safetensors), a .gguf file, hf://org/name or a bare hub name; "
+    "default: the embedded SmolLM2-135M-Instruct"
+)
 UNITS = {"": 1, "b": 1} | {
     letter + suffix: scale**power
     for power, letter in enumerate("kmgt", start=1)
@@ -79,9 +83,7 @@ def add_config_flags(parser: Parser, sections: Sequence[str] = tuple(SECTION_TIT
                     add_config_flag(parser, group, field, hints[field.name])
 
 
-def add_config_flag(
-    parser: Parser, group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hint: Any
-) -> None:
+def add_config_flag(parser: Parser, group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hint: Any) -> None:
     """Add the flag of one setting. What is not given stays absent from the namespace, so defaults live in config.py."""
     flag = "--" + field.name.replace("_", "-")
     text = field.metadata["help"] + shown_default(field)
@@ -97,18 +99,24 @@ def add_config_flag(
 
 def config_from(args: argparse.Namespace) -> EngineConfig:
     """The validated configuration that the flags describe. Raises `ConfigError` that names the flag."""
+    given = settings_from(args)
     sections = {}
     for section in dataclasses.fields(EngineConfig):
         kind = typing.get_type_hints(EngineConfig)[section.name]
-        hints = typing.get_type_hints(kind)
-        sections[section.name] = kind(
-            **{
-                field.name: parse_value(field, plain_type(hints[field.name]), getattr(args, field.name))
-                for field in dataclasses.fields(kind)
-                if getattr(args, field.name, None) is not None
-            }
-        )
+        names = [field.name for field in dataclasses.fields(kind)]
+        sections[section.name] = kind(**{name: given[name] for name in names if name in given})
     return EngineConfig(**sections)
+
+
+def settings_from(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given, by name and in their own types. Raises `ConfigError` that names the flag."""
+    given = {}
+    for kind in typing.get_type_hints(EngineConfig).values():
+        hints = typing.get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            if getattr(args, field.name, None) is not None:
+                given[field.name] = parse_value(field, plain_type(hints[field.name]), getattr(args, field.name))
+    return given
 
 
 def parse_value(field: dataclasses.Field[Any], kind: type, given: Any) -> Any:
@@ -149,7 +157,7 @@ def metavar(field: dataclasses.Field[Any], kind: type) -> str:
 
 def shown_default(field: dataclasses.Field[Any]) -> str:
     """` (default: …)` where there is one worth showing."""
-    default = field.default
+    default: Any = field.default
     if default is None:
         return ""
     if field.metadata["kind"] == "bytes":

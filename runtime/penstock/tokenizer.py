@@ -12,6 +12,7 @@ import tokenizers
 
 from penstock.chat_template import ChatTemplate
 from penstock.errors import InvalidRequest, ModelError
+from penstock.sampling.limits import check_unicode
 from penstock.token_bytes import TokenTable, build_token_table
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -150,15 +151,6 @@ def cut_after_final_message(text: str, message: Mapping[str, Any]) -> str:
         raise InvalidRequest("the final message cannot be continued with this chat template", "messages")
     kept = content.strip() if not text.startswith(content.lstrip(), start) else content.lstrip()
     return text[: start + len(kept)]
-
-
-def check_unicode(text: str, field: str) -> None:
-    """Raise `InvalidRequest` for lone surrogates, which are no text."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise InvalidRequest(f"{field} holds a lone surrogate, which is no valid text", field) from None
 
 
 def too_long(max_tokens: int, field: str, num_tokens: int | None = None) -> InvalidRequest:

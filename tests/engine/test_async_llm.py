@@ -3,12 +3,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from support.lives import build_launch, build_llm, collect, lives_of, reference, submit, tokens_of, until
 
 from penstock.engine.client import EngineClient
 from penstock.engine.messages import AddRequest, ClientBatch, ClientHello, EngineDown, SchedulerStats
 from penstock.errors import Overloaded
 from penstock.sampling.params import SamplingParams
+from support.lives import build_launch, build_llm, collect, lives_of, reference, submit, tokens_of, until
 
 PROMPTS = [[10 + n, 20, 30 + n, 40] * (n % 3 + 1) for n in range(12)]
 
@@ -247,9 +247,7 @@ async def test_two_front_ends_get_their_own_news_and_the_same_gauges(tmp_path):
         for llm in fronts:
             llm.start()
             await llm.wait_ready()
-        results = await asyncio.gather(
-            *(collect(submit(llm, prompt)) for llm in fronts for prompt in PROMPTS)
-        )
+        results = await asyncio.gather(*(collect(submit(llm, prompt)) for llm in fronts for prompt in PROMPTS))
         for prompt, deltas in zip(PROMPTS * 2, results, strict=True):
             assert tokens_of(deltas) == reference(prompt, 32)
         await until(lambda: fronts[0].stats == fronts[1].stats != SchedulerStats())

@@ -5,12 +5,12 @@ import asyncio
 import numpy as np
 import pytest
 import zmq
-from support.lives import build_launch, until
 
 from penstock.engine.client import MESSAGES_PER_WAKE, EngineClient
 from penstock.engine.messages import ClientHello, EngineDown, EngineReady, StepOutputs
 from penstock.engine.notice import tell_engine_down
 from penstock.wire import encode
+from support.lives import build_launch, until
 
 
 @pytest.fixture

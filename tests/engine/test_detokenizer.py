@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.embedded import KNOWN_CHARACTERS, embedded_tokenizer
 
 from penstock.engine.detokenizer import Detokenizer, StopStrings
+from support.embedded_text import KNOWN_CHARACTERS, embedded_tokenizer
 
 token_ids = st.lists(st.integers(0, 49151), max_size=40)
 

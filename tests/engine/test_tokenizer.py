@@ -9,12 +9,13 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.embedded import KNOWN_CHARACTERS, embedded_folder, embedded_tokenizer
 from tokenizers import decoders, models, normalizers, trainers
 
 from penstock.chat_template import MAX_MESSAGES, ChatTemplate
 from penstock.errors import InvalidRequest, ModelError
 from penstock.tokenizer import Tokenizer
+from support.embedded import embedded_folder
+from support.embedded_text import KNOWN_CHARACTERS, embedded_tokenizer
 
 HELLO = [{"role": "user", "content": "Hello"}]
 

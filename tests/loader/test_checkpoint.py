@@ -103,14 +103,6 @@ def test_a_truncated_file_is_a_model_error(folder: Path, keep: int) -> None:
         load(folder)
 
 
-def test_the_weights_stay_valid_after_the_file_is_gone(folder: Path) -> None:
-    model = load(folder)
-    before = PagedRun(model).step({0: [5, 6, 7]})[0]
-    path = folder / "model.safetensors"
-    path.unlink()
-    assert torch.equal(PagedRun(model).step({0: [5, 6, 7]})[0], before)
-
-
 def test_another_device_is_refused_with_a_message(folder: Path) -> None:
     with pytest.raises(ModelError, match="--device cpu"):
         load(folder, "cuda")

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from support.engines import Room
-from support.fake_device import VOCABULARY, AsyncFakeDevice, expected_outputs
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -27,6 +25,8 @@ from penstock.engine.output import OutputDelta
 from penstock.models.spec import ModelSpec
 from penstock.sampling.params import SamplingParams
 from penstock.tokenizer import Tokenizer
+from support.engines import Room
+from support.fake_device import VOCABULARY, AsyncFakeDevice, expected_outputs
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 512
@@ -160,4 +160,3 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(SECONDS):
         while not condition():
             await asyncio.sleep(0.002)
-

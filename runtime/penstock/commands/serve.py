@@ -18,7 +18,7 @@ from penstock.config import EMBEDDED_MODEL, EngineConfig, ServerConfig
 from penstock.engine.launch import EngineStarted, Launch
 from penstock.engine.supervisor import Supervisor
 from penstock.errors import ConfigError, PenstockError
-from penstock.flags import Parser, add_config_flags, config_from
+from penstock.flags import MODEL_HELP, Parser, add_config_flags, config_from
 from penstock.loader.sources import ResolvedModel, resolve
 from penstock.logs import configure
 from penstock.models.spec import ModelSpec
@@ -39,9 +39,7 @@ def add_arguments(parser: Parser) -> None:
         "environment: PENSTOCK_API_KEY (keys that clients must present, comma-separated), PENSTOCK_CACHE (folder for\n"
         "models), PENSTOCK_LOG_LEVEL (debug, info, warning, error)"
     )
-    parser.add_argument("model", nargs="?", default=EMBEDDED_MODEL, metavar="MODEL", help="what to serve: a Hugging "
-                        "Face folder (safetensors), a .gguf file, hf://org/name or a bare hub name; default: the "
-                        "embedded SmolLM2-135M-Instruct")
+    parser.add_argument("model", nargs="?", default=EMBEDDED_MODEL, metavar="MODEL", help=MODEL_HELP)
     add_config_flags(parser)
 
 
@@ -69,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def bind(server: ServerConfig) -> socket.socket:
-    """A socket bound to the address; it listens only when there will soon be someone to answer. Raises `ConfigError`."""
+    """A socket bound to the address; it listens when there will soon be someone to answer. Raises `ConfigError`."""
     try:
         family, _, _, _, address = socket.getaddrinfo(
             server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -105,7 +103,9 @@ def context_of(config: EngineConfig, spec: ModelSpec) -> int:
     """The longest request in tokens. Raises `ConfigError` if more is asked for than the model can."""
     wanted = config.model.max_model_len
     if wanted is not None and wanted > spec.max_position:
-        raise ConfigError("max_model_len", f"{wanted:,} is more than the model's context of {spec.max_position:,} tokens")
+        raise ConfigError(
+            "max_model_len", f"{wanted:,} is more than the model's context of {spec.max_position:,} tokens"
+        )
     return wanted or spec.max_position
 
 
@@ -121,7 +121,9 @@ def build_run_dir() -> str:
 def ready_text(config: EngineConfig, engine: EngineStarted, seconds: float) -> str:
     """What a person wants to know when the server is ready, with an example to paste."""
     url, model = base_url(config.server), config.model
-    form = f"{model.dtype if model.dtype != 'auto' else 'bfloat16'}" + (f", {model.quantization}" * bool(model.quantization))
+    form = f"{model.dtype if model.dtype != 'auto' else 'bfloat16'}" + (
+        f", {model.quantization}" * bool(model.quantization)
+    )
     num_tokens = engine.num_blocks * engine.block_size
     return (
         f"  weights   {engine.weights_bytes / 1e6:,.0f} MB ({form}), loaded in {engine.load_seconds:.1f} s\n"

@@ -44,4 +44,3 @@ def begin(title: str, arguments: ChildArguments) -> tuple[Launch, ReportWriter]:
     setproctitle.setproctitle(title)
     die_with_parent(arguments.parent)
     return Launch.load(arguments.launch), ReportWriter(arguments.report_fd)
-

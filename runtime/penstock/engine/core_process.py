@@ -18,6 +18,7 @@ import zmq
 from penstock import envs
 from penstock.core.request import Request, RequestKey
 from penstock.engine.child import ChildArguments, begin
+from penstock.engine.client import has_message
 from penstock.engine.core import EngineCore
 from penstock.engine.launch import ChildFailed, EngineStarted, Launch
 from penstock.engine.messages import ClientBatch, ClientHello, EngineReady, SchedulerStats, StepOutputs
@@ -25,7 +26,6 @@ from penstock.errors import OutOfMemory, PenstockError
 from penstock.logs import configure, event
 from penstock.wire import decoder, encode
 from penstock.worker.executor import Capacity, ProcessExecutor, WorkerDied
-from penstock.wire import decoder, encode
 
 STATS_SECONDS = 0.5  # how old the gauges of a front-end may get while steps are made
 QUIET_MS = 1000
@@ -124,7 +124,7 @@ class CoreServer:
                 self._send_stats()
 
     def _drain(self) -> None:
-        while self._inbox.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while has_message(self._inbox):
             data = self._inbox.recv(zmq.NOBLOCK)
             try:
                 message = self._decoder.decode(data)
@@ -194,8 +194,8 @@ def fit_context(launch: Launch, capacity: Capacity) -> int:
     if num_tokens < (wanted or block_size):
         needed = -(-(wanted or block_size) // block_size) * capacity.block_bytes
         raise OutOfMemory(
-            f"too little memory for the KV cache: it holds {num_tokens:,} tokens, but one request of "
-            f"{wanted or block_size:,} needs {needed / 2**20:,.0f} MiB; lower --max-model-len or raise --kv-cache-memory"
+            f"too little memory for the KV cache: it holds {num_tokens:,} tokens, but one request "
+            f"of {wanted or block_size:,} needs {needed / 2**20:,.0f} MiB; lower --max-model-len or raise --kv-cache-memory"
         )
     return min(launch.max_model_len, num_tokens)
 

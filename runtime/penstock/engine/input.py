@@ -17,9 +17,9 @@ from penstock.core.kv.block_hash import hash_blocks, root_hash
 from penstock.core.request import Request
 from penstock.errors import InvalidRequest
 from penstock.models.spec import ModelSpec
-from penstock.sampling.limits import check_params
+from penstock.sampling.limits import check_params, check_unicode
 from penstock.sampling.params import SamplingParams
-from penstock.tokenizer import Tokenizer, check_unicode, too_long
+from penstock.tokenizer import Tokenizer, too_long
 
 PRIORITY_BOUNDS = (-(1 << 31), (1 << 31) - 1)
 MAX_NAME_CHARACTERS = 256  # of a request id or a cache salt

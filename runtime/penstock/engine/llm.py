@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import signal
 import threading
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from types import FrameType, TracebackType
@@ -20,6 +21,7 @@ from penstock.engine.launch import Launch
 from penstock.engine.output import OutputProcessor
 from penstock.engine.request_output import OutputCollector, RequestOutput
 from penstock.errors import ConfigError, InvalidRequest, PenstockError
+from penstock.flags import parse_bytes, plain_type
 from penstock.loader.progress import is_terminal, progress_bar
 from penstock.loader.sources import resolve
 from penstock.models.spec import ModelSpec
@@ -181,14 +183,24 @@ def build_config(model: str | None, settings: Mapping[str, Any]) -> EngineConfig
     # Without a client that watches tokens come there is no latency to protect: whole chunks, for throughput.
     wanted.setdefault("target_itl_ms", 0.0)
     sections: dict[str, Any] = {}
-    for section in dataclasses.fields(EngineConfig):
-        kind = section.default_factory
-        assert dataclasses.is_dataclass(kind), f"section {section.name} has no dataclass"
-        names = [field.name for field in dataclasses.fields(kind) if field.name in wanted]
-        sections[section.name] = kind(**{name: wanted.pop(name) for name in names})
+    for name, kind in typing.get_type_hints(EngineConfig).items():
+        hints = typing.get_type_hints(kind)
+        given = [field for field in dataclasses.fields(kind) if field.name in wanted]
+        sections[name] = kind(**{f.name: typed(f, hints[f.name], wanted.pop(f.name)) for f in given})
     for name in wanted:
         raise ConfigError(name, "there is no such setting")
     return EngineConfig(**sections)
+
+
+def typed(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
+    """A setting's value, sizes such as "2GiB" as bytes; raises `ConfigError` for another type than the setting's."""
+    if isinstance(value, str) and field.metadata["kind"] == "bytes":
+        return parse_bytes(field.name, value)
+    kind = plain_type(hint)
+    is_right = type(value) is kind or (kind is float and type(value) is int) or (value is None and kind is not hint)
+    if not is_right:
+        raise ConfigError(field.name, f"{value!r} is not of type {kind.__name__}")
+    return value
 
 
 def wanted_context(config: EngineConfig, spec: ModelSpec) -> int:

@@ -1,4 +1,4 @@
-"""The one owner of a pod's processes: starts them, restarts what dies, and ends them in order. Imports nothing heavy."""
+"""The one owner of a pod's processes: starts them, restarts what dies, ends them in order. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from types import FrameType
 
 from penstock.engine.child import ChildArguments
 from penstock.engine.health import RestartPolicy
-from penstock.engine.launch import ApiStarted, ChildFailed, EngineStarted, Launch, ReportReader
+from penstock.engine.launch import ChildFailed, EngineStarted, Launch, ReportReader
 from penstock.logs import event
 
 STOP_SECONDS = 5.0  # what a child gets between being asked to end and being killed
@@ -67,10 +67,12 @@ class Supervisor:
         listener: socket.socket,
         *,
         api_module: str,
+        engine_module: str = "penstock.engine.core_process",
         announce: Callable[[EngineStarted], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._launch, self._listener, self._api_module = launch, listener, api_module
+        self._launch, self._listener = launch, listener
+        self._api_module, self._engine_module = api_module, engine_module
         self._announce, self._clock = announce, clock
         self._launch_file = launch.save()
         self._selector = selectors.DefaultSelector()
@@ -136,7 +138,7 @@ class Supervisor:
     def _start(self, slot: Slot) -> None:
         slot.num_lives += 1
         if slot.index < 0:
-            module, title, number = "penstock.engine.core_process", "engine-core", slot.num_lives
+            module, title, number = self._engine_module, "engine-core", slot.num_lives
         else:
             module, title = self._api_module, f"api-{slot.index}"
             number = slot.index + (slot.num_lives - 1) * self._launch.config.server.api_servers
@@ -157,9 +159,7 @@ class Supervisor:
             start_new_session=True,  # Ctrl-C and kills of our group reach only us, and we end the children in order
         )
         os.close(write_end)
-        child = Child(
-            title=title, number=number, slot=slot.index, process=process, reports=ReportReader(read_end)
-        )
+        child = Child(title=title, number=number, slot=slot.index, process=process, reports=ReportReader(read_end))
         self._children.append(child)
         self._selector.register(read_end, selectors.EVENT_READ, child)
 

@@ -21,7 +21,7 @@ from penstock.core.plan import Floats, Ints
 from penstock.sampling.weights import Weights
 
 CANDIDATE_CHUNKS = 128  # at least so many candidates, if the vocabulary has so many chunks
-UNLIMITED = np.iinfo(np.int64).max
+UNLIMITED = np.int64(np.iinfo(np.int64).max)
 ONE_BITS = np.int64(0x3F800000)  # the float32 1.0, the largest weight; bits of floats >= 0 order as the floats do
 ID_MASK = np.int64(0xFFFFFFFF)
 

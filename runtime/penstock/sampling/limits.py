@@ -79,6 +79,15 @@ def check_number(name: str, value: Any, bounds: tuple[float, float]) -> None:
         raise InvalidRequest(f"{name} must be between {bounds[0]:g} and {bounds[1]:g}", name)
 
 
+def check_unicode(text: str, field: str) -> None:
+    """Raise `InvalidRequest` for lone surrogates, which are no text."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest(f"{field} holds a lone surrogate, which is no valid text", field) from None
+
+
 def check_token_id(name: str, value: Any, vocab_size: int) -> None:
     """Raise `InvalidRequest` unless `value` is the id of a token."""
     if type(value) is not int or not 0 <= value < vocab_size:
@@ -92,6 +101,7 @@ def check_stops(params: SamplingParams, vocab_size: int) -> None:
     for stop in params.stop:
         if not isinstance(stop, str) or not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
             raise InvalidRequest(f"stop strings must have 1 to {MAX_STOP_CHARACTERS:,} characters", "stop")
+        check_unicode(stop, "stop")
     if not isinstance(params.stop_token_ids, tuple | list) or len(params.stop_token_ids) > MAX_STOP_TOKEN_IDS:
         raise InvalidRequest(f"stop_token_ids must be a list of at most {MAX_STOP_TOKEN_IDS} ids", "stop_token_ids")
     for token_id in params.stop_token_ids:

@@ -72,7 +72,12 @@ async def serve(llm: AsyncLLM, server: InheritedServer, listener: socket.socket,
     loop = asyncio.get_running_loop()
     is_asked_to_end, is_hurried = asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, is_asked_to_end.set)
-    loop.add_signal_handler(signal.SIGINT, lambda: (is_asked_to_end.set(), is_hurried.set()))
+
+    def hurry() -> None:
+        is_asked_to_end.set()
+        is_hurried.set()
+
+    loop.add_signal_handler(signal.SIGINT, hurry)
     llm.start()
     serving = asyncio.create_task(server.serve([listener]))
     announcing = asyncio.create_task(announce(llm, server, reports))

@@ -16,6 +16,7 @@ namespace {
 constexpr int kKeys = 64;
 constexpr int kTilesOfKeys = kKeys / kLanes;
 constexpr int kRowsPerItem = 48;  // (query, head) rows that share one read of the keys
+constexpr int kRunsPerThread = 4;
 constexpr float kLowest = -1e30f;
 
 // Queries [first, first + count) of a request, for all heads of one KV head.
@@ -64,15 +65,46 @@ Workspace lay_out(const Cache& cache, int rows) {
 
 alignas(64) constexpr uint8_t kZeros[kMaxHeadDim * 4] = {};
 
-// The rows of `count` keys (or values, `offset` bytes behind) from key `begin` on, in place where their length allows it.
-uint64_t gather(const Step& step, const Cache& cache, const Item& item, int begin, int count, const uint8_t** rows) {
-  uint64_t found = 0;
-  for (int i = 0; i < kKeys; ++i) {
-    const uint8_t* slot = i < count ? find_slot(step, cache, item.request.row, item.kv_head, begin + i) : nullptr;
-    found |= static_cast<uint64_t>(slot != nullptr) << i;
-    rows[i] = slot == nullptr ? kZeros : slot;
+// Where 64 keys and values lie; zeros stand in for those that do not exist.
+struct Keys {
+  uint64_t found;  // bit i: key i exists
+  const uint8_t* keys[kKeys];
+  const uint8_t* values[kKeys];
+};
+
+// One step of the online softmax: keys [begin, begin + 64) for all rows of an item.
+struct Place {
+  const Item* item;
+  int begin;
+
+  int first_position() const { return item->request.seq_len - item->request.count + item->first; }
+  int end() const { return first_position() + item->count; }
+  int live() const { return std::min(kKeys, end() - begin); }
+};
+
+// Finds the keys of a step, and asks for them: what they fetch is needed one step later.
+void find_keys(const Step& step, const Cache& cache, const Place& place, Keys* out) {
+  const int64_t unit = static_cast<int64_t>(cache.unit());
+  const int bytes = cache.head_dim * static_cast<int>(unit), live = place.live();
+  out->found = 0;
+  for (int i = 0; i < kKeys;) {
+    const int offset = (place.begin + i) % cache.block_size;
+    const int run = i < live ? std::min(live - i, cache.block_size - offset) : kKeys - i;
+    const uint8_t* slot =
+        i < live ? find_slot(step, cache, place.item->request.row, place.item->kv_head, place.begin + i) : nullptr;
+    for (int end = i + run; i < end; ++i) {
+      out->keys[i] = out->values[i] = kZeros;
+      if (slot == nullptr) continue;
+      out->found |= uint64_t{1} << i;
+      out->keys[i] = slot;
+      out->values[i] = slot + cache.plane_stride * unit;
+      for (int line = 0; line < bytes; line += 64) {
+        __builtin_prefetch(out->keys[i] + line);
+        __builtin_prefetch(out->values[i] + line);
+      }
+      slot += cache.slot_stride * unit;
+    }
   }
-  return found;
 }
 
 // Where a head is shorter than the padded length, replaces the rows by copies with zeros behind.
@@ -208,47 +240,72 @@ void score_keys(const Shared& shared, const Item& item, const Workspace& w, int 
   }
 }
 
-// Keys [begin, begin + 64) for all rows of an item.
-void take_step(const Shared& shared, const Item& item, const Workspace& w, int begin) {
+// The next keys for all rows of an item.
+void take_step(const Shared& shared, const Workspace& w, const Place& place, Keys* at) {
   const Cache& cache = shared.cache;
-  const int first = item.request.seq_len - item.request.count + item.first;  // position of the first query
-  const int live = std::min(kKeys, first + item.count - begin);
-  const int tiles = (live + kLanes - 1) / kLanes;
-  const uint8_t* keys[kKeys];
-  const uint8_t* values[kKeys];
-  const uint64_t found = gather(shared.step, cache, item, begin, live, keys);
-  const int64_t plane = cache.plane_stride * static_cast<int64_t>(cache.unit());
-  for (int i = 0; i < kKeys; ++i) values[i] = found >> i & 1 ? keys[i] + plane : kZeros;
-  pad_rows(cache, w.rows, keys);
-  pack_keys(cache, keys, tiles, w.keys);
-  pad_rows(cache, w.rows, values);
-  pack_values(cache, values, tiles, w.values);
-  score_keys(shared, item, w, tiles);
-  const int rows = item.count * shared.group();
+  const int tiles = (place.live() + kLanes - 1) / kLanes;
+  pad_rows(cache, w.rows, at->keys);
+  pack_keys(cache, at->keys, tiles, w.keys);
+  pad_rows(cache, w.rows, at->values);
+  pack_values(cache, at->values, tiles, w.values);
+  score_keys(shared, *place.item, w, tiles);
+  const int rows = place.item->count * shared.group();
   for (int row = 0; row < rows; ++row) {
-    const uint64_t mask = found & seen_keys(begin, first + row / shared.group(), shared.call.sliding_window);
+    const int position = place.first_position() + row / shared.group();
+    const uint64_t mask = at->found & seen_keys(place.begin, position, shared.call.sliding_window);
     update_row(cache, w, row, rows, mask, shared.call.scale);
   }
   add_values(cache, w, rows, tiles);
 }
 
-void attend(const Shared& shared, const Item& item) {
-  const Cache& cache = shared.cache;
-  const int dim = cache.padded_dim(), group = shared.group(), window = shared.call.sliding_window;
-  const int rows = item.count * group;
-  const Workspace w = lay_out(cache, rows);
-  std::fill_n(w.out, rows * dim, 0.0f);
+void begin_item(const Shared& shared, const Item& item, const Workspace& w) {
+  const int rows = item.count * shared.group();
+  std::fill_n(w.out, rows * shared.cache.padded_dim(), 0.0f);
   std::fill_n(w.total, rows, 0.0f);
   std::fill_n(w.highest, rows, kLowest);
-  const int first = item.request.seq_len - item.request.count + item.first;
-  const int lowest = window == 0 ? 0 : std::max(0, first + 1 - window);
-  for (int begin = lowest / kKeys * kKeys; begin < first + item.count; begin += kKeys) take_step(shared, item, w, begin);
-  for (int row = 0; row < rows; ++row) {
+}
+
+void end_item(const Shared& shared, const Item& item, const Workspace& w) {
+  const int dim = shared.cache.head_dim, group = shared.group();
+  for (int row = 0; row < item.count * group; ++row) {
     const int64_t token = item.request.begin + item.first + row / group;
     const int head = item.kv_head * group + row % group;
-    float* out = shared.call.out + (token * shared.call.heads + head) * cache.head_dim;
-    const float total = w.total[row];
-    for (int i = 0; i < cache.head_dim; ++i) out[i] = total > 0.0f ? w.out[row * dim + i] / total : 0.0f;
+    float* out = shared.call.out + (token * shared.call.heads + head) * dim;
+    const F32 factor = splat(w.total[row] > 0.0f ? 1.0f / w.total[row] : 0.0f);
+    for (int i = 0; i < dim; i += kLanes) {
+      const F32 value = mul(load(w.out + row * shared.cache.padded_dim() + i), factor);
+      store_some(out + i, value, std::min(kLanes, dim - i));
+    }
+  }
+}
+
+Place first_place(const Shared& shared, const Item* item) {
+  const int window = shared.call.sliding_window;
+  const Place place{item, 0};
+  const int lowest = window == 0 ? 0 : std::max(0, place.first_position() + 1 - window);
+  return {item, lowest / kKeys * kKeys};
+}
+
+// Items [item, end), one after the other; each step finds the keys of the next one first, so that they are on their way.
+void attend(const Shared& shared, const Item* item, const Item* end) {
+  Keys keys[2];
+  Place place = first_place(shared, item);
+  find_keys(shared.step, shared.cache, place, &keys[0]);
+  int most_rows = 0;
+  for (const Item* i = item; i < end; ++i) most_rows = std::max(most_rows, i->count * shared.group());
+  const Workspace w = lay_out(shared.cache, most_rows);
+  begin_item(shared, *item, w);
+  for (int turn = 0; place.item < end; turn ^= 1) {
+    const bool is_last = place.begin + kKeys >= place.end();
+    const Place next = is_last ? Place{place.item + 1, 0} : Place{place.item, place.begin + kKeys};
+    const Place found = is_last && next.item < end ? first_place(shared, next.item) : next;
+    if (found.item < end) find_keys(shared.step, shared.cache, found, &keys[turn ^ 1]);
+    take_step(shared, w, place, &keys[turn]);
+    if (is_last) {
+      end_item(shared, *place.item, w);
+      if (found.item < end) begin_item(shared, *found.item, w);
+    }
+    place = found;
   }
 }
 
@@ -281,7 +338,13 @@ void attention(const AttentionCall& call, const Step& step, const Cache& cache) 
   if (covered < step.tokens) {
     std::fill_n(call.out, static_cast<int64_t>(step.tokens) * call.heads * cache.head_dim, 0.0f);
   }
-  parallel_for(static_cast<int>(items.size()), [&](int i) { attend(shared, items[static_cast<size_t>(i)]); });
+  // Decoding many requests has many small items: a few in a row, so that one's end overlaps the next one's reads.
+  const int count = static_cast<int>(items.size());
+  const int at_once = step.tokens > step.requests ? 1 : std::max(1, count / (num_threads() * kRunsPerThread));
+  parallel_for((count + at_once - 1) / at_once, [&](int run) {
+    const int first = run * at_once;
+    attend(shared, items.data() + first, items.data() + std::min(count, first + at_once));
+  });
 }
 
 }  // namespace penstock
