@@ -1,4 +1,4 @@
-"""How structs cross process borders: msgpack, numpy columns as raw bytes. Light, so that every process may import it."""
+"""How structs cross process borders: msgpack, numpy columns as raw bytes. Light: every process may import it."""
 
 from __future__ import annotations
 

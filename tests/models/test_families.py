@@ -68,7 +68,7 @@ def test_gives_the_logits_of_transformers_in_one_pass_in_chunks_and_in_decode_st
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gives_the_greedy_tokens_of_transformers(family: str, tmp_path: Path) -> None:
     reference = save_tiny_model(tmp_path, family, seed=3)
-    assert PagedRun(load(tmp_path)).greedy(0, PROMPT[:11], 24) == reference_greedy(reference, PROMPT[:11], 24)
+    assert PagedRun(load(tmp_path)).greedy({0: PROMPT[:11]}, 24) == {0: reference_greedy(reference, PROMPT[:11], 24)}
 
 
 def test_a_batch_of_prompts_and_decodes_gives_what_each_gives_alone(tmp_path: Path) -> None:

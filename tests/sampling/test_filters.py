@@ -6,13 +6,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.sampling.filters import Limits, candidate_thresholds, draw_filtered, keep, keep_exactly
+from penstock.sampling.filters import FilterLimits, candidate_thresholds, draw_filtered, keep, keep_exactly
 from penstock.sampling.weights import Weights, build_weights
 
 VOCAB = 3000
 
 
-def plain_kept(weights: Weights, index: int, limits: Limits) -> tuple[list[int], float]:
+def plain_kept(weights: Weights, index: int, limits: FilterLimits) -> tuple[list[int], float]:
     """The kept tokens in order, and how near the closest running sum comes to the top-p border."""
     values = weights.values[index, : weights.vocab_size].astype(np.float64)
     order = np.lexsort((np.arange(len(values)), -values))
@@ -27,13 +27,13 @@ def plain_kept(weights: Weights, index: int, limits: Limits) -> tuple[list[int],
 
 
 @st.composite
-def limits_and_scales(draw: st.DrawFn) -> tuple[Limits, np.ndarray, int, int]:
+def limits_and_scales(draw: st.DrawFn) -> tuple[FilterLimits, np.ndarray, int, int]:
     count = draw(st.integers(1, 6))
 
     def column(values: st.SearchStrategy[float], kind: type) -> np.ndarray:
         return np.array(draw(st.lists(values, min_size=count, max_size=count)), dtype=kind)
 
-    limits = Limits(
+    limits = FilterLimits(
         top_k=column(st.sampled_from([0, 1, 2, 50, 129, 700, 5000]), np.int32),
         top_p=column(st.sampled_from([1.0, 0.999, 0.9, 0.5, 0.01]), np.float32),
         min_p=column(st.sampled_from([0.0, 1.0, 0.2, 0.001, 1e-7]), np.float32),
@@ -44,7 +44,7 @@ def limits_and_scales(draw: st.DrawFn) -> tuple[Limits, np.ndarray, int, int]:
 
 @settings(max_examples=60, deadline=None)
 @given(limits_and_scales(), st.booleans())
-def test_keeps_exactly_what_the_definitions_keep(case: tuple[Limits, np.ndarray, int, int], has_ties: bool):
+def test_keeps_exactly_what_the_definitions_keep(case: tuple[FilterLimits, np.ndarray, int, int], has_ties: bool):
     limits, scales, seed, vocab = case
     logits = np.random.default_rng(seed).standard_normal((len(scales), vocab)).astype(np.float32) * scales[:, None]
     if has_ties:
@@ -65,7 +65,7 @@ def test_keeps_exactly_what_the_definitions_keep(case: tuple[Limits, np.ndarray,
 def test_draws_fall_on_kept_tokens_at_both_ends():
     logits = np.random.default_rng(0).standard_normal((3, VOCAB)).astype(np.float32)
     weights = build_weights(logits)
-    limits = Limits(
+    limits = FilterLimits(
         top_k=np.array([3, 0, 2500], dtype=np.int32),
         top_p=np.array([1.0, 0.3, 1.0], dtype=np.float32),
         min_p=np.zeros(3, dtype=np.float32),
@@ -78,7 +78,7 @@ def test_draws_fall_on_kept_tokens_at_both_ends():
 def test_usual_settings_need_no_second_look_at_the_vocabulary():
     logits = np.random.default_rng(0).standard_normal((4, 49152)).astype(np.float32) * 4
     weights = build_weights(logits)
-    limits = Limits(
+    limits = FilterLimits(
         top_k=np.array([0, 50, 0, 40], dtype=np.int32),
         top_p=np.array([0.9, 1.0, 1.0, 0.95], dtype=np.float32),
         min_p=np.array([0.0, 0.0, 0.05, 0.0], dtype=np.float32),

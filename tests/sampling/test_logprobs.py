@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from support.rows import table_of
 
 from penstock.sampling.logprobs import logprobs_of
 from penstock.sampling.params import SamplingParams
 from penstock.sampling.sampler import sample
+from support.rows import table_of
 
 
 def test_values_ranks_and_alternatives_equal_log_softmax():

@@ -6,20 +6,22 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.rows import admit, new_row, table_of
 
 from penstock.sampling.logits_processors import add_logit_bias, mask_early_stops
 from penstock.sampling.params import SamplingParams
 from penstock.sampling.penalties import penalise
 from penstock.sampling.sampler import sample
 from penstock.worker.state_table import StateTable
+from support.rows import admit, new_row, table_of
 
 VOCAB = 30
 tokens = st.lists(st.integers(0, VOCAB - 1), max_size=20)
 penalty = st.sampled_from([0.0, 0.5, -1.0, 2.0])
 
 
-def penalised_plainly(logits: np.ndarray, sampling: SamplingParams, prompt: list[int], outputs: list[int]) -> np.ndarray:
+def penalised_plainly(
+    logits: np.ndarray, sampling: SamplingParams, prompt: list[int], outputs: list[int]
+) -> np.ndarray:
     result = logits.astype(np.float64)
     for token in set(prompt + outputs):
         value, factor = result[token], sampling.repetition_penalty
@@ -34,9 +36,7 @@ def penalised_plainly(logits: np.ndarray, sampling: SamplingParams, prompt: list
     st.lists(st.tuples(tokens, tokens, penalty, penalty, st.sampled_from([1.0, 0.7, 1.8])), min_size=1, max_size=5),
     st.integers(0, 1000),
 )
-def test_penalties_follow_their_definitions(
-    cases: list[tuple[list[int], list[int], float, float, float]], seed: int
-):
+def test_penalties_follow_their_definitions(cases: list[tuple[list[int], list[int], float, float, float]], seed: int):
     table = StateTable(8, 64, 16)
     params = [
         SamplingParams(presence_penalty=presence, frequency_penalty=frequency, repetition_penalty=repetition)
@@ -76,7 +76,9 @@ def test_stop_tokens_are_impossible_until_min_tokens_are_there():
 
 
 def test_a_biased_token_wins_or_never_appears():
-    table = table_of(SamplingParams(temperature=0.0, logit_bias={7: 100.0}), SamplingParams(seed=1, logit_bias={2: -100.0}))
+    table = table_of(
+        SamplingParams(temperature=0.0, logit_bias={7: 100.0}), SamplingParams(seed=1, logit_bias={2: -100.0})
+    )
     logits = torch.zeros(2, VOCAB)
     logits[1, 2] = 50.0
     assert sample(table, logits.clone(), np.arange(2, dtype=np.int32), 0).token_ids[0] == 7

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.rows import admit, new_row, table_of
 
 from penstock.core.plan import Ints
 from penstock.sampling.params import SamplingParams
 from penstock.sampling.sampler import sample
 from penstock.worker.state_table import StateTable
+from support.rows import admit, new_row, table_of
 
 VOCAB = 1000
 
@@ -104,9 +104,7 @@ def test_a_row_told_again_with_its_outputs_goes_on_as_before():
 
 def histogram(sampling: dict[str, float], logits: torch.Tensor, draws: int) -> np.ndarray:
     """How often each token is drawn over `draws` seeds."""
-    table = table_of(
-        *(SamplingParams(seed=seed, **sampling) for seed in range(draws)), num_rows=draws
-    )
+    table = table_of(*(SamplingParams(seed=seed, **sampling) for seed in range(draws)), num_rows=draws)
     found = tokens(table, logits.expand(draws, -1).contiguous(), rows_of(draws))
     return np.bincount(found, minlength=logits.shape[1])
 
@@ -123,7 +121,7 @@ def histogram(sampling: dict[str, float], logits: torch.Tensor, draws: int) -> n
 )
 def test_draws_follow_the_distribution(sampling: dict[str, float]):
     logits = logits_of(1, vocab=40, seed=1) / 2
-    draws = 20_000
+    draws = 6000
     found = histogram(sampling, logits, draws)
     kept = reference_kept(logits[0].numpy(), sampling)
     weights = np.exp((logits[0].double().numpy() - logits.max().item()) / sampling["temperature"])

@@ -53,11 +53,13 @@ class PagedRun:
         parts = [token_ids[begin : begin + chunk] for begin in range(0, len(token_ids), chunk)]
         return torch.cat([self.step({row: part})[row] for part in parts])
 
-    def greedy(self, row: int, token_ids: list[int], count: int) -> list[int]:
-        """`count` greedy tokens after the prompt, one decode step each."""
-        known = list(token_ids)
-        logits = self.step({row: known})[row]
+    def greedy(self, prompts: Mapping[int, list[int]], count: int) -> dict[int, list[int]]:
+        """`count` greedy tokens after each prompt, `{row: tokens}`, one decode step for all rows at a time."""
+        outputs: dict[int, list[int]] = {row: [] for row in prompts}
+        new = dict(prompts)
         for _ in range(count):
-            known.append(int(logits[-1].argmax()))
-            logits = self.step({row: known[-1:]})[row]
-        return known[len(token_ids) :]
+            logits = self.step(new)
+            new = {row: [int(logits[row][-1].argmax())] for row in prompts}
+            for row, tokens in new.items():
+                outputs[row] += tokens
+        return outputs

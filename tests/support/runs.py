@@ -14,7 +14,7 @@ GREEDY = SamplingParams(temperature=0.0)
 
 
 class Run:
-    """Makes plans as a scheduler would, up to `executor.depth` ahead of the results; the executor is started already."""
+    """Makes plans as a scheduler would, `depth` of them before a result is taken; the executor is started already."""
 
     def __init__(self, executor: Executor, num_blocks: int, block_size: int = 16, depth: int = 1) -> None:
         self.executor, self.block_size, self.depth = executor, block_size, depth

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import transformers
-from support.tiny_models import save_tiny_model
 
 from penstock.config import CacheConfig, ComputeConfig, EngineConfig, ModelConfig, SchedulerConfig
+from support.tiny_models import save_tiny_model
 
 NUM_BLOCKS = 120
 BLOCK_BYTES = 2 * 3 * 2 * 16 * 32 * 4  # heads, layers, keys and values, tokens, head_dim, float32

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.tiny_worker import NUM_BLOCKS, TinyWorker, save_tiny_worker
 
 from penstock.worker.executor import InlineExecutor
+from support.tiny_worker import NUM_BLOCKS, TinyWorker, save_tiny_worker
 
 
 @pytest.fixture(scope="session")

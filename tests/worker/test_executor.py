@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -11,22 +10,25 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
+
+from penstock.config import CacheConfig, EngineConfig, ModelConfig
+from penstock.errors import ConfigError, ModelError, OutOfMemory, PenstockError
+from penstock.sampling.params import SamplingParams
+from penstock.wire import encode
+from penstock.worker.executor import InlineExecutor, Loaded, LoadFailed, ProcessExecutor, WorkerDied
 from support.runs import GREEDY, Run
 from support.tiny_worker import NUM_BLOCKS, TinyWorker
-
-from penstock.config import CacheConfig, ComputeConfig, EngineConfig, ModelConfig
-from penstock.errors import ConfigError, ModelError, OutOfMemory
-from penstock.sampling.params import SamplingParams
-from penstock.worker.executor import InlineExecutor, ProcessExecutor, WorkerDied
 
 SAMPLED = SamplingParams(temperature=1.0, seed=4, top_p=0.95, logprobs=2, prompt_logprobs=1, logit_bias={5: 1.0})
 
 
-@pytest.fixture
-def processes(tiny: TinyWorker, tmp_path: Path) -> Iterator[ProcessExecutor]:
-    executor = ProcessExecutor(tiny.config, tiny.folder, tmp_path)
+@pytest.fixture(scope="module")
+def processes(tiny: TinyWorker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessExecutor]:
+    """A started worker for tests that leave it alive."""
+    executor = ProcessExecutor(tiny.config, tiny.folder, tmp_path_factory.mktemp("run"))
     capacity = executor.start()
     assert capacity.num_blocks == NUM_BLOCKS
     assert capacity.weights_bytes > 0
@@ -43,8 +45,8 @@ def generate(executor: InlineExecutor | ProcessExecutor, depth: int = 1) -> Run:
 
 
 def worker_pid() -> int:
-    [worker] = psutil.Process().children()
-    return worker.pid
+    """The worker that was started last."""
+    return max(psutil.Process().children(), key=lambda child: child.create_time()).pid
 
 
 def test_a_process_answers_as_a_worker_in_this_process_does(processes: ProcessExecutor, inline: InlineExecutor):
@@ -52,9 +54,7 @@ def test_a_process_answers_as_a_worker_in_this_process_does(processes: ProcessEx
     for depth in (1, 2):
         found = generate(processes, depth)
         assert found.outputs == expected.outputs
-        columns = [
-            [(part.start, part.token.tolist()) for part in result.prompt_logprobs] for result in found.results
-        ]
+        columns = [[(part.start, part.token.tolist()) for part in result.prompt_logprobs] for result in found.results]
         assert columns == [
             [(part.start, part.token.tolist()) for part in result.prompt_logprobs] for result in expected.results
         ]
@@ -70,8 +70,10 @@ def test_the_worker_ignores_signals_that_are_its_parents_business(processes: Pro
     assert len(generate(processes).outputs[0]) == 15
 
 
-def test_a_killed_worker_is_noticed_at_once(processes: ProcessExecutor):
-    run = Run(processes, NUM_BLOCKS)
+def test_a_killed_worker_is_noticed_at_once(tiny: TinyWorker, tmp_path: Path):
+    executor = ProcessExecutor(tiny.config, tiny.folder, tmp_path)
+    executor.start()
+    run = Run(executor, NUM_BLOCKS)
     run.add(0, [1, 2, 3])
     run.generate(1, [0])
     os.kill(worker_pid(), signal.SIGSTOP)
@@ -84,6 +86,7 @@ def test_a_killed_worker_is_noticed_at_once(processes: ProcessExecutor):
     with pytest.raises(WorkerDied):
         run.step({0: 1})
     assert time.monotonic() - begin < 2
+    executor.close()
 
 
 def test_close_ends_the_worker(tiny: TinyWorker, tmp_path: Path):
@@ -96,37 +99,37 @@ def test_close_ends_the_worker(tiny: TinyWorker, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("config", "kind", "message"),
+    "error",
     [
-        (EngineConfig(), ModelError, ""),
-        (EngineConfig(model=ModelConfig(max_model_len=10**6)), ConfigError, "--max-model-len: .*256"),
-        (EngineConfig(compute=ComputeConfig(device="cuda")), ConfigError, "--device: .*--device cpu"),
-        (
-            EngineConfig(model=ModelConfig(max_model_len=200), cache=CacheConfig(kv_cache_memory=200_000)),
-            OutOfMemory,
-            "--kv-cache-memory 1MiB or --max-model-len 96",
-        ),
+        ModelError("no weights"),
+        OutOfMemory("too little"),
+        ConfigError("max_model_len", "too long: 5"),
+        PenstockError("?"),
     ],
+    ids=lambda error: type(error).__name__,
 )
-def test_errors_while_loading_arrive_as_they_were_raised(
-    tiny: TinyWorker, tmp_path: Path, config: EngineConfig, kind: type[Exception], message: str
-):
-    folder = tmp_path if kind is ModelError else tiny.folder
-    raised = []
-    for executor in (ProcessExecutor(config, folder, tmp_path), InlineExecutor(config, folder)):
-        with pytest.raises(kind, match=message) as caught:
-            executor.start()
-        raised.append(str(caught.value))
-        executor.close()
-    assert raised[0] == raised[1]
-    assert psutil.Process().children() == []
+def test_errors_while_loading_cross_the_border_unchanged(error: PenstockError):
+    message = encode(LoadFailed.of(error))
+    again = msgspec.msgpack.decode(message, type=Loaded | LoadFailed).to_error()
+    assert (type(again), str(again)) == (type(error), str(error))
+    assert getattr(again, "field", None) == getattr(error, "field", None)
+
+
+def test_a_worker_that_cannot_load_says_why_and_is_gone(tiny: TinyWorker, tmp_path: Path):
+    cache = CacheConfig(kv_cache_memory=100_000)
+    config = EngineConfig(model=ModelConfig(max_model_len=200), cache=cache)
+    before = len(psutil.Process().children())
+    executor = ProcessExecutor(config, tiny.folder, tmp_path)
+    with pytest.raises(OutOfMemory, match=r"--kv-cache-memory 1MiB or --max-model-len 112$"):
+        executor.start()
+    assert len(psutil.Process().children()) == before
 
 
 def test_the_worker_dies_with_its_parent(tiny: TinyWorker, tmp_path: Path):
     code = (
         "import sys, time; from pathlib import Path; import msgspec; from penstock.config import EngineConfig;"
         "from penstock.worker.executor import ProcessExecutor;"
-        f"config = msgspec.json.decode({encoded(tiny.config)!r}, type=EngineConfig);"
+        f"config = msgspec.json.decode({msgspec.json.encode(tiny.config)!r}, type=EngineConfig);"
         f"executor = ProcessExecutor(config, Path({str(tiny.folder)!r}), Path({str(tmp_path)!r}));"
         "executor.start(); print('ready', 'torch' in sys.modules, flush=True); time.sleep(60)"
     )
@@ -137,9 +140,3 @@ def test_the_worker_dies_with_its_parent(tiny: TinyWorker, tmp_path: Path):
         os.kill(worker.pid, signal.SIGSTOP)  # so that it cannot notice the closed channel by itself
         parent.kill()
         assert psutil.wait_procs([worker], timeout=5)[1] == []
-
-
-def encoded(config: EngineConfig) -> str:
-    import msgspec
-
-    return msgspec.json.encode(dataclasses.replace(config)).decode()

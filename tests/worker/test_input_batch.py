@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.rows import admit, new_row
 
 from penstock.core.plan import StepPlan, no_ints
 from penstock.sampling.params import SamplingParams
 from penstock.worker.input_batch import build_input_batch
 from penstock.worker.state_table import StateTable
+from support.rows import admit, new_row
 
 KV_CACHE = torch.zeros(1, 1, 1, 2, 16, 4)
 

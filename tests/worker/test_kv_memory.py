@@ -47,12 +47,12 @@ def test_a_cache_shorter_than_the_context_will_do_unless_the_length_was_asked_fo
     assert num_blocks(config_of(), available=100 << 20) == (80 << 20) // LAYOUT.block_bytes
     with pytest.raises(OutOfMemory, match="more free memory or --max-model-len 3616"):
         num_blocks(config_of(length=8192), available=100 << 20)
-    with pytest.raises(OutOfMemory, match="--kv-cache-memory 181MiB or --max-model-len 2832$"):
+    with pytest.raises(OutOfMemory, match=r"--kv-cache-memory 181MiB or --max-model-len 2848$"):
         num_blocks(config_of(length=8192, memory=63 << 20))
 
 
 def test_less_than_a_block_is_refused():
-    with pytest.raises(OutOfMemory, match="--kv-cache-memory 1MiB$"):
+    with pytest.raises(OutOfMemory, match=r"--kv-cache-memory 1MiB$"):
         num_blocks(config_of(memory=1000))
 
 

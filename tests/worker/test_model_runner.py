@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.reference import reference_greedy, reference_logits
-from support.runs import GREEDY, Run
-from support.tiny_worker import NUM_BLOCKS, TinyWorker
 
 from penstock.core.plan import PromptLogprobs
 from penstock.sampling.params import SamplingParams
 from penstock.worker.executor import InlineExecutor
 from penstock.worker.model_runner import ModelRunner
 from penstock.worker.worker import Worker
+from support.reference import reference_greedy, reference_logits
+from support.runs import GREEDY, Run
+from support.tiny_worker import NUM_BLOCKS, TinyWorker
 
 PROMPTS = {row: np.random.default_rng(row).integers(3, 300, 5 + 13 * row).tolist() for row in range(6)}
 SAMPLED = SamplingParams(

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from support.rows import admit, new_row
 
 from penstock.core.plan import NewRow, StepPlan, no_ints
 from penstock.sampling.params import SamplingParams
 from penstock.worker.state_table import COLUMNS, NO_BLOCK, StateTable
+from support.rows import admit, new_row
 
 EVERYTHING = SamplingParams(
     temperature=0.7,
@@ -113,7 +113,9 @@ def test_a_token_beyond_the_longest_length_is_dropped():
     assert table.token_ids[1].tolist() == [1, 9, 0, 0]
 
 
-def plan(*, freed: Sequence[int] = (), new_rows: tuple[NewRow, ...] = (), grown: Sequence[tuple[int, int]] = ()) -> StepPlan:
+def plan(
+    *, freed: Sequence[int] = (), new_rows: tuple[NewRow, ...] = (), grown: Sequence[tuple[int, int]] = ()
+) -> StepPlan:
     pairs = np.array(grown, dtype=np.int32).reshape(-1, 2)
     return StepPlan(
         step=1,

@@ -165,7 +165,7 @@ class AsyncLLM:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Send this tick's news as one message, or nothing while there is no engine: the next one is told everything."""
+        """Send this tick's news as one message, or nothing while there is no engine: the next is told everything."""
         self._is_flush_due = False
         adds = [add for add in self._adds if add.request.handle in self._streams]
         aborts, self._adds, self._aborts = self._aborts, [], []

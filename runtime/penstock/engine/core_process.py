@@ -195,7 +195,8 @@ def fit_context(launch: Launch, capacity: Capacity) -> int:
         needed = -(-(wanted or block_size) // block_size) * capacity.block_bytes
         raise OutOfMemory(
             f"too little memory for the KV cache: it holds {num_tokens:,} tokens, but one request "
-            f"of {wanted or block_size:,} needs {needed / 2**20:,.0f} MiB; lower --max-model-len or raise --kv-cache-memory"
+            f"of {wanted or block_size:,} needs {needed / 2**20:,.0f} MiB; lower --max-model-len "
+            "or raise --kv-cache-memory"
         )
     return min(launch.max_model_len, num_tokens)
 

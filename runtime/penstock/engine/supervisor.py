@@ -103,6 +103,8 @@ class Supervisor:
             return self._exit_code
         finally:
             self._end_all()
+            for number in (signal.SIGTERM, signal.SIGINT):  # one that comes this late changes nothing any more
+                signal.signal(number, signal.SIG_IGN)
             signal.set_wakeup_fd(-1)
             wake_read.close()
             wake_write.close()

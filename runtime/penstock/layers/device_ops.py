@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
 
-from penstock_kernels.cpu.attention_inputs import AttentionInputs
+from penstock_kernels.cpu.decoder_plan import DecoderLayer, DecoderPlan, DecoderShape
 from penstock_kernels.cpu.packed_weight import ComputeType, PackedWeight
 from penstock_kernels.cpu.quant_weight import QuantWeight
 
@@ -42,18 +43,9 @@ class DeviceOps(Protocol):
     ) -> Tensor:
         """RMSNorm of `x` [M, K] if `norm` [K] is given, the product, then bias, silu(gate) * up, residual: [M, N]."""
 
-    def attention(
-        self,
-        qkv: Tensor,
-        kv_cache: Tensor,
-        layer: int,
-        inputs: AttentionInputs,
-        *,
-        num_heads: int,
-        scale: float,
-        q_norm: Tensor | None = None,
-        k_norm: Tensor | None = None,
-        eps: float = 0.0,
-        sliding_window: int = 0,
-    ) -> Tensor:
-        """Write this step's keys and values, then causal paged attention: [T, num_heads * head_dim]."""
+    def decoder_plan(self, layers: Sequence[DecoderLayer], shape: DecoderShape) -> DecoderPlan:
+        """Make whole layers ready to run in one call per step.
+
+        A layer is norm + qkv, attention over the paged cache (with the norms of heads, RoPE and the write of keys and
+        values), output + residual, norm + gate and up + silu-mul, down + residual.
+        """

@@ -24,6 +24,7 @@ from penstock.loader.gguf_file import GgufFile, GgufTensor
 from penstock.loader.gguf_tokenizer import GgufTokenizer
 from penstock.loader.progress import progress_bar
 from penstock.loader.tensor_file import TensorEntry, TensorGroup, write_tensors
+from penstock.models.spec import ModelSpec
 
 FORMAT_VERSION = 1  # raise it when converted folders change, so that older ones are not used any more
 LAYER_NAMES = {
@@ -76,6 +77,7 @@ def convert(path: Path, folder: Path) -> None:
         }
     except (AttributeError, TypeError, ValueError) as error:  # metadata of another type than the format says
         raise ModelError(f"{path}: corrupt GGUF metadata: {error}") from error
+    ModelSpec.from_config(texts["config.json"])  # refuses what cannot be served before the slow part
     for name, content in texts.items():
         (folder / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     metadata = {"format": "pt", "quantization": json.dumps(quantization)}
@@ -154,7 +156,8 @@ def quantized_group(name: str, tensor: GgufTensor, rows: NDArray[np.int64] | Non
     )
 
     def produce() -> tuple[NDArray[Any], ...]:
-        planes = form.planes(tensor.data if rows is None else tensor.data[rows])
+        with np.errstate(over="ignore", invalid="ignore"):  # of damaged scales, refused below
+            planes = form.planes(tensor.data if rows is None else tensor.data[rows])
         if not all(np.isfinite(plane).all() for plane in planes[1:]):
             raise ModelError(f"tensor {tensor.name} is corrupt: it has scales that are not finite")
         return planes

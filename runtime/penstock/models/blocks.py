@@ -1,6 +1,6 @@
 """The blocks that every model here is made of: decoder layers between an embedding and a head.
 
-A layer is five fused operations. What differs between families (biases, norms of heads, windows) is in the spec.
+What differs between families (biases, norms of heads, windows) is in the spec.
 """
 
 from __future__ import annotations
@@ -16,17 +16,15 @@ from penstock.layers.rotary import rotary_table
 from penstock.layers.weight_form import WeightForm
 from penstock.models.spec import ModelSpec
 from penstock_kernels.cpu.attention_inputs import AttentionInputs
+from penstock_kernels.cpu.decoder_plan import DecoderLayer as PlannedLayer
+from penstock_kernels.cpu.decoder_plan import DecoderPlan, DecoderShape
 
 
 class DecoderLayer:
     """Attention and a gated MLP, each behind an RMSNorm and beside a residual connection."""
 
     def __init__(self, spec: ModelSpec, index: int, *, ops: DeviceOps, form: WeightForm) -> None:
-        self.spec = spec
-        self.index = index
-        self.ops = ops
         self.window = spec.window(index)
-        self.scale = spec.head_dim**-0.5
         prefix = f"model.layers.{index}"
         attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
         hidden, inner = spec.hidden_size, spec.intermediate_size
@@ -52,29 +50,23 @@ class DecoderLayer:
         head_norms = [norm for norm in (self.q_norm, self.k_norm) if norm is not None]
         return [self.input_norm, self.qkv, *head_norms, self.output, self.post_norm, self.gate_up, self.down]
 
-    def forward(self, x: Tensor, kv_cache: Tensor, inputs: AttentionInputs) -> Tensor:
-        """`x` float32 [num_tokens, hidden_size] -> the same shape; writes this layer's keys and values."""
-        ops, eps = self.ops, self.spec.rms_norm_eps
-        qkv = ops.linear(x, self.qkv.packed, norm=self.input_norm.value, eps=eps)
-        attended = ops.attention(
-            qkv,
-            kv_cache,
-            self.index,
-            inputs,
-            num_heads=self.spec.num_heads,
-            scale=self.scale,
+    def planned(self) -> PlannedLayer:
+        """The loaded layer as the device runs it."""
+        return PlannedLayer(
+            input_norm=self.input_norm.value,
+            qkv=self.qkv.packed,
+            output=self.output.packed,
+            mlp_norm=self.post_norm.value,
+            gate_up=self.gate_up.packed,
+            down=self.down.packed,
             q_norm=None if self.q_norm is None else self.q_norm.value,
             k_norm=None if self.k_norm is None else self.k_norm.value,
-            eps=eps,
             sliding_window=self.window,
         )
-        x = ops.linear(attended, self.output.packed, residual=x)
-        inner = ops.linear(x, self.gate_up.packed, norm=self.post_norm.value, eps=eps, silu_mul=True)
-        return ops.linear(inner, self.down.packed, residual=x)
 
 
 class CausalLM:
-    """A decoder-only language model on one device; usable once all its slots are filled."""
+    """A decoder-only language model on one device: fill all its slots, then `prepare` it, then use it."""
 
     def __init__(self, spec: ModelSpec, *, ops: DeviceOps, form: WeightForm, max_length: int) -> None:
         self.spec = spec
@@ -87,6 +79,8 @@ class CausalLM:
         self.cos_sin = rotary_table(
             spec.head_dim, spec.rope_theta, spec.rope_scaling, length=max_length, context=spec.max_position
         )
+
+        self._plan: DecoderPlan | None = None
 
     def _vocabulary(self, name: str, form: WeightForm) -> Matrix:
         return Matrix({name: self.spec.vocab_size}, self.spec.hidden_size, ops=self.ops, form=form)
@@ -101,6 +95,11 @@ class CausalLM:
     def slots(self) -> dict[str, Slot]:
         """Every tensor that a checkpoint must have, by its name there."""
         return all_slots(self.parameters)
+
+    def prepare(self) -> None:
+        """Make the loaded layers ready to run."""
+        shape = DecoderShape(num_heads=self.spec.num_heads, scale=self.spec.head_dim**-0.5, eps=self.spec.rms_norm_eps)
+        self._plan = self.ops.decoder_plan([layer.planned() for layer in self.layers], shape)
 
     @property
     def weights_nbytes(self) -> int:
@@ -118,10 +117,10 @@ class CausalLM:
             block_table=batch.block_table,
             cos_sin=self.cos_sin,
         )
-        x = self.ops.embedding(batch.input_ids, self.embedding.packed)
-        for layer in self.layers:
-            x = layer.forward(x, batch.kv_cache, inputs)
-        return x
+        assert self._plan is not None, "the model is not prepared"
+        hidden = self.ops.embedding(batch.input_ids, self.embedding.packed)
+        self._plan.run(hidden, batch.kv_cache, inputs)
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`hidden` [k, hidden_size] -> float32 [k, vocab_size]; the final norm is included."""

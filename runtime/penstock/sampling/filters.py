@@ -27,17 +27,17 @@ ID_MASK = np.int64(0xFFFFFFFF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class FilterLimits:
     """What each row keeps. # all [n]"""
 
     top_k: Ints  # 0: off
     top_p: Floats  # 1: off; share of what top_k and min_p leave
     min_p: Floats  # 0: off; share of the likeliest token's probability
 
-    def row(self, index: int) -> Limits:
+    def row(self, index: int) -> FilterLimits:
         """One row's limits."""
         part = slice(index, index + 1)
-        return Limits(top_k=self.top_k[part], top_p=self.top_p[part], min_p=self.min_p[part])
+        return FilterLimits(top_k=self.top_k[part], top_p=self.top_p[part], min_p=self.min_p[part])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +55,11 @@ class Kept:
         last = np.minimum(self.counts, self.running.shape[1]) - 1
         targets = uniforms * self.running[index, last]
         chosen = np.minimum((self.running <= targets[:, None]).sum(axis=1), last)
-        return self.token_ids[index, chosen]
+        tokens: NDArray[np.int64] = self.token_ids[index, chosen]
+        return tokens
 
 
-def draw_filtered(weights: Weights, limits: Limits, uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
+def draw_filtered(weights: Weights, limits: FilterLimits, uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
     """A token for each row, drawn from those that its limits keep."""
     kept = keep(weights, limits, candidate_thresholds(weights, limits))
     tokens = kept.draw(uniforms)
@@ -68,7 +69,7 @@ def draw_filtered(weights: Weights, limits: Limits, uniforms: NDArray[np.float64
     return tokens
 
 
-def candidate_thresholds(weights: Weights, limits: Limits) -> Floats:
+def candidate_thresholds(weights: Weights, limits: FilterLimits) -> Floats:
     """A weight for each row such that the tokens from there up are few and very likely enough. # [n] above 0"""
     maxima = weights.chunk_maxima()  # the m-th largest: at least m tokens weigh as much or more
     position = max(0, maxima.shape[1] - max(CANDIDATE_CHUNKS, int(limits.top_k.max())))
@@ -77,7 +78,7 @@ def candidate_thresholds(weights: Weights, limits: Limits) -> Floats:
     return np.maximum(limited, np.finfo(np.float32).tiny)
 
 
-def keep_exactly(weights: Weights, limits: Limits) -> Kept:
+def keep_exactly(weights: Weights, limits: FilterLimits) -> Kept:
     """`keep` for a single row, with as many candidates as it takes."""
     if not limits.top_k[0]:  # all tokens below this together weigh less than top_p leaves out
         enough = np.float32((1.0 - limits.top_p[0]) * weights.totals[0] / weights.vocab_size / 2)
@@ -87,7 +88,7 @@ def keep_exactly(weights: Weights, limits: Limits) -> Kept:
     return keep(weights, limits, np.zeros(1, dtype=np.float32))
 
 
-def keep(weights: Weights, limits: Limits, thresholds: Floats) -> Kept:
+def keep(weights: Weights, limits: FilterLimits, thresholds: Floats) -> Kept:
     """The tokens that each row's limits keep, sought among those of at least `thresholds` [n] (0: among all)."""
     token_ids, values, sizes = _sorted_candidates(weights, thresholds)
     running = np.cumsum(values, axis=1, dtype=np.float64)
@@ -109,9 +110,7 @@ def keep(weights: Weights, limits: Limits, thresholds: Floats) -> Kept:
     )
 
 
-def _sorted_candidates(
-    weights: Weights, thresholds: Floats
-) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
+def _sorted_candidates(weights: Weights, thresholds: Floats) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
     """Ids and weights [n, width] of the tokens of at least `thresholds`, heaviest first, zeros behind; sizes [n]."""
     values = weights.values[:, : weights.vocab_size]
     owners, token_ids = np.divmod(np.flatnonzero(values >= thresholds[:, None]), weights.vocab_size)

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from penstock.core.plan import Floats, Ints
-from penstock.sampling.filters import Limits, draw_filtered
+from penstock.sampling.filters import FilterLimits, draw_filtered
 from penstock.sampling.logits_processors import add_logit_bias, mask_early_stops
 from penstock.sampling.logprobs import Logprobs, logprobs_of
 from penstock.sampling.penalties import penalise
@@ -61,11 +60,11 @@ def choose_tokens(table: StateTable, logits: Floats, rows: Ints) -> Ints:
     """Greedy rows take the largest of `logits` [k, vocab_size] (the lowest id among equals), others draw. # [k]"""
     is_drawn = table.temperature[rows] > 0
     if not is_drawn.any():
-        return logits.argmax(axis=1).astype(np.int32)
+        greedy_ids: Ints = logits.argmax(axis=1).astype(np.int32)
+        return greedy_ids
     token_ids = np.empty(len(rows), dtype=np.int32)
     greedy = np.flatnonzero(~is_drawn)
-    if len(greedy):
-        token_ids[greedy] = logits[greedy].argmax(axis=1)
+    token_ids[greedy] = logits[greedy].argmax(axis=1)
     is_filtered = is_drawn & ((table.top_p[rows] < 1) | (table.top_k[rows] > 0) | (table.min_p[rows] > 0))
     for group, draw in ((is_drawn & ~is_filtered, _draw), (is_filtered, _draw_filtered)):
         index = np.flatnonzero(group)
@@ -80,7 +79,7 @@ def _draw(table: StateTable, logits: Floats, rows: Ints) -> NDArray[np.int64]:
 
 
 def _draw_filtered(table: StateTable, logits: Floats, rows: Ints) -> NDArray[np.int64]:
-    limits = Limits(top_k=table.top_k[rows], top_p=table.top_p[rows], min_p=table.min_p[rows])
+    limits = FilterLimits(top_k=table.top_k[rows], top_p=table.top_p[rows], min_p=table.min_p[rows])
     return draw_filtered(build_weights(logits, table.temperature[rows]), limits, _uniforms(table, rows))
 
 

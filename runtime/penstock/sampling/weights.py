@@ -49,7 +49,8 @@ class Weights:
         within = np.cumsum(self._by_chunk()[index, chunks], axis=1, dtype=np.float64)  # [n, CHUNK]
         # the chunk's sum was rounded to float32, so what is left of the target is scaled to the exact one
         shares = np.clip((targets - (running[index, chunks] - sums)) / sums, 0.0, 1.0 - 2.0**-52)
-        return chunks * CHUNK + (within <= (shares * within[:, -1])[:, None]).sum(axis=1)
+        tokens: NDArray[np.int64] = chunks * CHUNK + (within <= (shares * within[:, -1])[:, None]).sum(axis=1)
+        return tokens
 
     def _by_chunk(self) -> Floats:
         return self.values.reshape(len(self.values), -1, CHUNK)

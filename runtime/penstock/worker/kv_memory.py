@@ -88,7 +88,9 @@ def allocate_kv_cache(layout: KVLayout, num_blocks: int) -> Tensor:
     try:
         memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
-        raise OutOfMemory(f"the system refuses {num_bytes / 2**20:,.0f} MiB for the KV cache: {error.strerror}") from None
+        raise OutOfMemory(
+            f"the system refuses {num_bytes / 2**20:,.0f} MiB for the KV cache: {error.strerror}"
+        ) from None
     memory.madvise(mmap.MADV_HUGEPAGE)
     shape = (num_blocks, layout.num_kv_heads, layout.num_layers, 2, layout.block_size, layout.head_dim)
     return torch.frombuffer(memory, dtype=layout.dtype).view(shape)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from penstock.core.plan import Ints, PromptLogprobs, StepPlan, StepResult, TokenLogprobs, no_ints
-from penstock.models.registry import CausalLM
+from penstock.models.blocks import CausalLM
 from penstock.sampling.logprobs import concatenate, logprobs_of
 from penstock.sampling.sampler import Sampled, sample
 from penstock.worker.input_batch import InputBatch, PromptSpan, build_input_batch

@@ -40,7 +40,10 @@ def main(words: Sequence[str]) -> int:
     arguments = parser.parse_args(words)
     launch = msgspec.json.decode(arguments.launch.read_bytes(), type=WorkerLaunch)
     die_with_parent(launch.parent)
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, but the parent decides: it may be draining
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # sent to the whole group, but the parent decides: it may be draining
         signal.signal(number, signal.SIG_IGN)
     setproctitle.setproctitle(f"penstock:worker-{launch.rank}")
     configure(f"worker-{launch.rank}", envs.log_level())

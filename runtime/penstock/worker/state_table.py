@@ -30,7 +30,6 @@ COLUMNS: dict[str, tuple[torch.dtype, float]] = {
     "presence_penalty": (torch.float32, 0.0),
     "frequency_penalty": (torch.float32, 0.0),
     "repetition_penalty": (torch.float32, 1.0),
-    "is_penalised": (torch.bool, 0),
     "is_biased": (torch.bool, 0),
     "min_total": (torch.int32, 0),
     "seed": (torch.int64, 0),
@@ -72,7 +71,6 @@ class StateTable:
         self.presence_penalty: Floats = self.tensors["presence_penalty"].numpy()
         self.frequency_penalty: Floats = self.tensors["frequency_penalty"].numpy()
         self.repetition_penalty: Floats = self.tensors["repetition_penalty"].numpy()
-        self.is_penalised: NDArray[np.bool_] = self.tensors["is_penalised"].numpy()  # any of the three penalties
         self.is_biased: NDArray[np.bool_] = self.tensors["is_biased"].numpy()  # has an entry in `logit_bias`
         self.min_total: Ints = self.tensors["min_total"].numpy()  # stop tokens are masked below this many tokens
         self.seed: NDArray[np.int64] = self.tensors["seed"].numpy()  # the low 64 bits
@@ -125,8 +123,6 @@ class StateTable:
         self.presence_penalty[row] = sampling.presence_penalty
         self.frequency_penalty[row] = sampling.frequency_penalty
         self.repetition_penalty[row] = sampling.repetition_penalty
-        additive = sampling.presence_penalty or sampling.frequency_penalty
-        self.is_penalised[row] = bool(additive) or sampling.repetition_penalty != 1.0
         self.seed[row] = np.uint64((sampling.seed or 0) & (1 << 64) - 1).astype(np.int64)
         self.logprobs[row] = NO_LOGPROBS if sampling.logprobs is None else sampling.logprobs
         self.prompt_logprobs[row] = NO_LOGPROBS if sampling.prompt_logprobs is None else sampling.prompt_logprobs

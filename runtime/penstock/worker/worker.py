@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from penstock_kernels.cpu import ops
 
 from penstock import envs
 from penstock.config import ComputeConfig, EngineConfig
@@ -24,6 +23,7 @@ from penstock.worker.kv_memory import KVLayout, allocate_kv_cache, choose_num_bl
 from penstock.worker.machine import available_memory, num_cores
 from penstock.worker.model_runner import ModelRunner
 from penstock.worker.state_table import StateTable
+from penstock_kernels.cpu import ops
 
 WARM_UP_TOKENS = 32
 
@@ -124,5 +124,7 @@ def choose_max_model_len(config: EngineConfig, spec: ModelSpec) -> int:
     """Longest request in tokens. Raises `ConfigError` for more than the model's positions."""
     wanted = config.model.max_model_len
     if wanted is not None and wanted > spec.max_position:
-        raise ConfigError("max_model_len", f"{wanted:,} is more than the model's context of {spec.max_position:,} tokens")
+        raise ConfigError(
+            "max_model_len", f"{wanted:,} is more than the model's context of {spec.max_position:,} tokens"
+        )
     return wanted or spec.max_position

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "scratch.h"
 
@@ -32,53 +33,72 @@ PENSTOCK_INLINE F32 normalized(const float* x, const float* norm, F32 factor, in
   return norm == nullptr ? value : mul(mul(value, factor), load_up_to(norm + k, left));
 }
 
-void quantize_row(const float* x, const float* norm, F32 factor, const Activations& out, int row) {
-  int8_t* values = reinterpret_cast<int8_t*>(out.values + static_cast<size_t>(row) * out.row_bytes);
-  for (int group = 0; group < out.groups; ++group) {
+// Row `row` of a block from x [columns].
+void quantize_row(const Weight& w, const float* x, const float* norm, F32 factor, const Activations& out, uint8_t* block,
+                  int row) {
+  for (int group = 0; group < w.groups(); ++group) {
+    uint8_t* record = block + static_cast<size_t>(group) * out.step_bytes;
     const F32 a = normalized(x, norm, factor, group * kGroup, kLanes);
     const F32 b = normalized(x, norm, factor, group * kGroup + kLanes, kLanes);
     const float largest = reduce_max(max_f32(abs_f32(a), abs_f32(b)));
     const F32 inverse = splat(largest > kSmallest ? 127.0f / largest : 0.0f);
     const I32 low = round_to_i32(mul(a, inverse)), high = round_to_i32(mul(b, inverse));
-    store_i8(values + group * kGroup, low);
-    store_i8(values + group * kGroup + kLanes, high);
-    const size_t index = static_cast<size_t>(row) * static_cast<size_t>(out.groups) + static_cast<size_t>(group);
+    int8_t* values = reinterpret_cast<int8_t*>(record) + row * kGroup;
+    store_i8(values, low);
+    store_i8(values + kLanes, high);
     const int32_t sum = reduce_add_i32(add_i32(low, high));
-    out.scale[index] = largest / 127.0f;
-    out.scaled_sum[index] = out.scale[index] * static_cast<float>(sum);
-    out.offset[index] = -128 * sum;
+    float* scales = reinterpret_cast<float*>(record + out.block_rows * kGroup);
+    scales[row] = largest / 127.0f;
+    if (w.is_symmetric) {
+      reinterpret_cast<int32_t*>(scales)[out.block_rows + row] = -128 * sum;
+    } else {
+      scales[out.block_rows + row] = scales[row] * static_cast<float>(sum);
+    }
+  }
+}
+
+void round_row(const Weight& w, const float* x, const float* norm, F32 factor, const Activations& out, uint8_t* block,
+               int row) {
+  const int per_step = w.rounds_activations ? 2 : 1;
+  for (int k = 0; k < w.columns; k += kLanes) {
+    const F32 value = normalized(x, norm, factor, k, w.columns - k);
+    uint32_t steps[kLanes];
+    if (w.rounds_activations) {
+      store_bf16(reinterpret_cast<uint16_t*>(steps), value);
+    } else {
+      store(reinterpret_cast<float*>(steps), value);
+    }
+    const int count = (std::min(kLanes, w.columns - k) + per_step - 1) / per_step;
+    uint8_t* target = block + static_cast<size_t>(k / per_step) * out.step_bytes + row * 4;
+    for (int i = 0; i < count; ++i) std::memcpy(target + static_cast<size_t>(i) * out.step_bytes, steps + i, 4);
   }
 }
 
 }  // namespace
 
-Activations reserve_activations(const Weight& w, int rows) {
-  // A tile may read rows behind the last one (their products are dropped), so they exist.
-  const size_t padded = static_cast<size_t>(rows + kMaxRows);
-  const size_t unit = !w.rounds_activations ? 4 : w.is_quantized() ? 1 : 2;
+Activations reserve_activations(const Weight& w, int rows, int most) {
+  const bool is_integer = w.rounds_activations && w.is_quantized();
   Activations result{};
-  result.groups = w.is_quantized() && w.rounds_activations ? w.groups() : 0;
-  result.row_bytes = (static_cast<size_t>(w.columns) * unit + 63) / 64 * 64 + 64;
-  const size_t per_group = padded * static_cast<size_t>(result.groups) * 4;
-  uint8_t* memory = scratch(padded * result.row_bytes + 3 * per_group);
-  result.values = memory;
-  memory += padded * result.row_bytes;
-  result.scale = reinterpret_cast<float*>(memory);
-  result.scaled_sum = reinterpret_cast<float*>(memory + per_group);
-  result.offset = reinterpret_cast<int32_t*>(memory + 2 * per_group);
+  result.rows = rows;
+  const int blocks = (rows + most - 1) / most;
+  result.block_rows = (rows + blocks - 1) / blocks;
+  const size_t steps = static_cast<size_t>(is_integer ? w.groups() : w.rounds_activations ? (w.columns + 1) / 2 : w.columns);
+  result.step_bytes = static_cast<size_t>(result.block_rows) * (is_integer ? kGroup + 8 : 4);
+  result.block_bytes = (steps * result.step_bytes + 63) / 64 * 64;
+  // A tile may read rows behind a block's last one (their products are dropped), so memory goes on.
+  result.data = scratch(static_cast<size_t>(blocks) * result.block_bytes + kMaxRows * kGroup);
   return result;
 }
 
-void prepare_row(const Weight& w, const float* x, const float* norm, float eps, const Activations& out, int row) {
-  const F32 factor = splat(norm == nullptr ? 1.0f : inverse_rms(x, eps, w.columns));
-  if (out.groups > 0) return quantize_row(x, norm, factor, out, row);
-  uint8_t* values = out.values + static_cast<size_t>(row) * out.row_bytes;
-  for (int k = 0; k < w.columns; k += kLanes) {  // a row's padding takes what a last partial vector writes
-    const F32 value = normalized(x, norm, factor, k, w.columns - k);
-    if (w.rounds_activations) {
-      store_bf16(reinterpret_cast<uint16_t*>(values) + k, value);
+void prepare_block(const Weight& w, const float* x, const float* norm, float eps, const Activations& out, int block) {
+  uint8_t* data = out.block(block);
+  for (int row = 0; row < out.rows_of(block); ++row) {
+    const float* source = x + (static_cast<int64_t>(block) * out.block_rows + row) * w.columns;
+    const F32 factor = splat(norm == nullptr ? 1.0f : inverse_rms(source, eps, w.columns));
+    if (w.rounds_activations && w.is_quantized()) {
+      quantize_row(w, source, norm, factor, out, data, row);
     } else {
-      store(reinterpret_cast<float*>(values) + k, value);
+      round_row(w, source, norm, factor, out, data, row);
     }
   }
 }

@@ -32,6 +32,8 @@ struct Workspace {
   uint8_t* keys;     // [4][steps of a key][16] of 4 bytes: tiles of 16 keys
   uint8_t* values;   // [padded_dim / 16][steps of 64 keys][16] of 4 bytes
   uint8_t* rows;     // [64][padded_dim]: copies, where a head's length needs padding
+  uint8_t* queries;  // [rows / kMaxFloatRows][steps of a query][16] of 4 bytes
+  uint8_t* block;    // [steps of 64 keys][16] of 4 bytes: weights of up to kMaxFloatRows rows
   float* scores;     // [2][rows][32]
   uint8_t* weights;  // [rows][64] in the cache's type
   float* out;        // [rows][padded_dim]
@@ -43,8 +45,9 @@ struct Workspace {
 Workspace lay_out(const Cache& cache, int rows) {
   const size_t dim = static_cast<size_t>(cache.padded_dim()), unit = cache.unit();
   const size_t count = static_cast<size_t>(rows + kMaxFloatRows + 15) / 16 * 16;  // tiles write whole sets of rows
-  const size_t keys = kKeys * dim * unit;
-  uint8_t* memory = thread_scratch(3 * keys + count * (2 * 32 * 4 + kKeys * unit + dim * 4 + 3 * 4));
+  const size_t keys = kKeys * dim * unit, blocks = static_cast<size_t>(rows + kMaxFloatRows - 1) / kMaxFloatRows;
+  uint8_t* memory = thread_scratch(3 * keys + blocks * dim * unit * kLanes + kKeys * unit * kLanes +
+                                   count * (2 * 32 * 4 + kKeys * unit + dim * 4 + 3 * 4));
   Workspace w{};
   const auto take = [&memory](size_t bytes) {
     uint8_t* part = memory;
@@ -54,6 +57,8 @@ Workspace lay_out(const Cache& cache, int rows) {
   w.keys = take(keys);
   w.values = take(keys);
   w.rows = take(keys);
+  w.queries = take(blocks * dim * unit * kLanes);
+  w.block = take(kKeys * unit * kLanes);
   w.scores = reinterpret_cast<float*>(take(count * 2 * 32 * 4));
   w.weights = take(count * kKeys * unit);
   w.out = reinterpret_cast<float*>(take(count * dim * 4));
@@ -150,6 +155,17 @@ void pack_values(const Cache& cache, const uint8_t* const* rows, int tiles, uint
   }
 }
 
+// Turns `count` rows of 4-byte elements into [steps][16]: what multiply_tiles reads, with 64 bytes to a step.
+void interleave_rows(const uint8_t* rows, size_t row_bytes, int count, int steps, uint8_t* out) {
+  const uint32_t* lanes[kLanes];
+  for (int r = 0; r < kLanes; ++r) {
+    lanes[r] = reinterpret_cast<const uint32_t*>(rows + static_cast<size_t>(std::min(r, count - 1)) * row_bytes);
+  }
+  for (int step = 0; step < steps; step += kLanes) {
+    transpose16(lanes, step, reinterpret_cast<uint32_t*>(out) + step * kLanes, kLanes);
+  }
+}
+
 // One row's step of the online softmax over the scores of the keys whose bit is set.
 void update_row(const Cache& cache, const Workspace& w, int row, int rows, uint64_t mask, float scale) {
   F32 s[kTilesOfKeys];
@@ -185,20 +201,22 @@ void update_row(const Cache& cache, const Workspace& w, int row, int rows, uint6
 // out = out * decay + weights x values
 void add_values(const Cache& cache, const Workspace& w, int rows, int tiles) {
   const int dim = cache.padded_dim();
-  const size_t row_bytes = kKeys * cache.unit();
-  const int all_steps = static_cast<int>(row_bytes) / 4;
+  const int all_steps = kKeys * static_cast<int>(cache.unit()) / 4;
   const int steps = all_steps * tiles / kTilesOfKeys;
-  for (int column = 0; column < dim; column += kPairRows) {
-    const uint8_t* left = w.values + static_cast<size_t>(column / kLanes * all_steps) * 64;
-    for (int row = 0; row < rows; row += kMaxFloatRows) {
-      const int count = std::min(kMaxFloatRows, rows - row);
+  for (int row = 0; row < rows; row += kMaxFloatRows) {
+    const int count = std::min(kMaxFloatRows, rows - row);
+    const size_t row_bytes = static_cast<size_t>(all_steps) * 4;
+    interleave_rows(w.weights + static_cast<size_t>(row) * row_bytes, row_bytes, count, steps, w.block);
+    for (int column = 0; column < dim; column += kPairRows) {
+      const uint8_t* left = w.values + static_cast<size_t>(column / kLanes * all_steps) * 64;
       alignas(64) float products[kMaxFloatRows * kPairRows];
-      multiply_tiles(!cache.is_float, left, left + static_cast<size_t>(all_steps) * 64, steps,
-                     w.weights + static_cast<size_t>(row) * row_bytes, row_bytes, count, products);
+      multiply_tiles({!cache.is_float, left, left + static_cast<size_t>(all_steps) * 64, w.block, 64, steps, count}, products);
       for (int r = 0; r < count; ++r) {
         float* out = w.out + (row + r) * dim + column;
         const F32 decay = splat(w.decay[row + r]);
-        for (int i = 0; i < kPairRows; i += kLanes) store(out + i, fma(load(out + i), decay, load(products + r * kPairRows + i)));
+        for (int i = 0; i < kPairRows; i += kLanes) {
+          store(out + i, fma(load(out + i), decay, load(products + r * kPairRows + i)));
+        }
       }
     }
   }
@@ -226,16 +244,14 @@ struct Shared {
 // scores [2][rows][32] of the item's rows with the packed keys.
 void score_keys(const Shared& shared, const Item& item, const Workspace& w, int tiles) {
   const int rows = item.count * shared.group();
-  const size_t row_bytes = shared.row_bytes();
-  const int steps = static_cast<int>(row_bytes / 4);
-  const int token = item.kv_head * shared.step.tokens + item.request.begin + item.first;
-  const uint8_t* queries = shared.queries + static_cast<size_t>(token * shared.group()) * row_bytes;
+  const int steps = static_cast<int>(shared.row_bytes() / 4);
   for (int half = 0; half < (tiles + 1) / 2; ++half) {
     const uint8_t* left = w.keys + static_cast<size_t>(2 * half * steps) * 64;
+    const uint8_t* right = left + static_cast<size_t>(steps) * 64;
     for (int row = 0; row < rows; row += kMaxFloatRows) {
-      multiply_tiles(!shared.cache.is_float, left, left + static_cast<size_t>(steps) * 64, steps,
-                     queries + static_cast<size_t>(row) * row_bytes, row_bytes, std::min(kMaxFloatRows, rows - row),
-                     w.scores + (half * rows + row) * kPairRows);
+      const uint8_t* queries = w.queries + static_cast<size_t>(row / kMaxFloatRows * steps) * 64;
+      const int count = std::min(kMaxFloatRows, rows - row);
+      multiply_tiles({!shared.cache.is_float, left, right, queries, 64, steps, count}, w.scores + (half * rows + row) * kPairRows);
     }
   }
 }
@@ -263,6 +279,13 @@ void begin_item(const Shared& shared, const Item& item, const Workspace& w) {
   std::fill_n(w.out, rows * shared.cache.padded_dim(), 0.0f);
   std::fill_n(w.total, rows, 0.0f);
   std::fill_n(w.highest, rows, kLowest);
+  const size_t row_bytes = shared.row_bytes();
+  const int token = item.kv_head * shared.step.tokens + item.request.begin + item.first;
+  const uint8_t* queries = shared.queries + static_cast<size_t>(token * shared.group()) * row_bytes;
+  for (int row = 0; row < rows; row += kMaxFloatRows) {
+    interleave_rows(queries + static_cast<size_t>(row) * row_bytes, row_bytes, std::min(kMaxFloatRows, rows - row),
+                    static_cast<int>(row_bytes / 4), w.queries + static_cast<size_t>(row / kMaxFloatRows) * row_bytes * kLanes);
+  }
 }
 
 void end_item(const Shared& shared, const Item& item, const Workspace& w) {
@@ -327,9 +350,7 @@ std::vector<Item> list_items(const Shared& shared) {
 
 void attention(const AttentionCall& call, const Step& step, const Cache& cache) {
   const size_t row_bytes = static_cast<size_t>(cache.padded_dim()) * cache.unit();
-  // A tile may read rows behind the last query (their scores are dropped), so they exist.
-  const size_t rows = static_cast<size_t>(step.tokens) * static_cast<size_t>(call.heads) + kMaxFloatRows;
-  uint8_t* queries = scratch(rows * row_bytes);
+  uint8_t* queries = scratch(static_cast<size_t>(step.tokens) * static_cast<size_t>(call.heads) * row_bytes);
   write_keys(call, step, cache, queries);
   const Shared shared{call, step, cache, queries};
   const std::vector<Item> items = list_items(shared);

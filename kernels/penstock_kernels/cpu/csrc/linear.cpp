@@ -13,7 +13,6 @@ namespace {
 constexpr int kRowsAtOnce = 768;   // rows whose activations are prepared together: bounds the scratch memory
 constexpr int kRowsPerItem = 192;  // rows of one work item: their activations stay in the second-level cache
 constexpr int kItemsPerThread = 8;
-constexpr int kRowsToPrepareInParallel = 8;
 
 struct Tile {
   int pair;
@@ -46,48 +45,37 @@ void finish(const LinearCall& call, const Tile& tile) {
   }
 }
 
-// Rows [begin, end) with one pair of the weight; `call` begins at the prepared activations' first row.
-void multiply_rows(const LinearCall& call, const Activations& x, int pair, int begin, int end) {
+// Blocks [begin, end) of activations with one pair of the weight.
+void multiply_blocks(const LinearCall& call, const Activations& x, int pair, int begin, int end) {
   const Weight& w = *call.weight;
   const float* expanded = reinterpret_cast<const float*>(w.tile(2 * pair));
   if (!w.rounds_activations && w.kind != kFloat32) {
-    const size_t tile_floats = static_cast<size_t>(w.columns + 1) / 2 * 2 * kLanes;
+    const size_t tile_floats = static_cast<size_t>(w.columns) * kLanes;
     float* memory = reinterpret_cast<float*>(thread_scratch(2 * tile_floats * sizeof(float)));
     expand_tile(w, 2 * pair, memory);
-    expand_tile(w, 2 * pair + 1, memory + static_cast<size_t>(w.columns) * kLanes);
+    expand_tile(w, 2 * pair + 1, memory + tile_floats);
     expanded = memory;
   }
-  const int blocks = (end - begin + max_rows(w) - 1) / max_rows(w);
-  const int rows = (end - begin + blocks - 1) / blocks;
-  for (int row = begin; row < end; row += rows) {
-    const int count = std::min(rows, end - row);
+  for (int block = begin; block < end; ++block) {
     alignas(64) float products[kMaxRows * kPairRows];
-    multiply_pair(w, pair, expanded, x, row, count, products);
-    finish(call, {pair, row, count, products});
+    multiply_pair(w, pair, expanded, x, block, products);
+    finish(call, {pair, block * x.block_rows, x.rows_of(block), products});
   }
 }
 
-void multiply_block(const LinearCall& call) {
+void multiply_rows(const LinearCall& call) {
   const Weight& w = *call.weight;
-  const int rows = static_cast<int>(call.rows);
-  const Activations x = reserve_activations(w, rows);
-  const auto prepare = [&](int row) {
-    prepare_row(w, call.x + static_cast<int64_t>(row) * w.columns, call.norm, call.eps, x, row);
-  };
-  if (rows < kRowsToPrepareInParallel) {
-    for (int row = 0; row < rows; ++row) prepare(row);
-  } else {
-    parallel_for(rows, prepare);
-  }
-  const int chunks = (rows + kRowsPerItem - 1) / kRowsPerItem;
-  const int rows_per_item = (rows + chunks - 1) / chunks;
+  const Activations x = reserve_activations(w, static_cast<int>(call.rows), max_rows(w));
+  parallel_for(x.blocks(), [&](int block) { prepare_block(w, call.x, call.norm, call.eps, x, block); });
+  const int blocks_per_item = std::max(1, kRowsPerItem / x.block_rows);
+  const int chunks = (x.blocks() + blocks_per_item - 1) / blocks_per_item;
   const int pairs_per_item = std::max(1, w.pairs() * chunks / (num_threads() * kItemsPerThread));
   const int columns = (w.pairs() + pairs_per_item - 1) / pairs_per_item;
   parallel_for(chunks * columns, [&](int item) {
-    const int begin = item / columns * rows_per_item;
+    const int begin = item / columns * blocks_per_item;
     const int first = item % columns * pairs_per_item;
     for (int pair = first; pair < std::min(first + pairs_per_item, w.pairs()); ++pair) {
-      multiply_rows(call, x, pair, begin, std::min(begin + rows_per_item, rows));
+      multiply_blocks(call, x, pair, begin, std::min(begin + blocks_per_item, x.blocks()));
     }
   });
 }
@@ -102,7 +90,7 @@ void linear(const LinearCall& call) {
     block.x = call.x + row * call.weight->columns;
     block.out = call.out + row * outputs;
     if (call.residual != nullptr) block.residual = call.residual + row * outputs;
-    multiply_block(block);
+    multiply_rows(block);
   }
 }
 

@@ -156,16 +156,18 @@ PENSTOCK_INLINE __m256i dot4_half(__m256i acc, __m256i w, __m256i x_even, __m256
   const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), x_odd);
   return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
 }
-PENSTOCK_INLINE I32 dot4(I32 acc, Bytes w, int32_t x) {
-  const __m256i all = _mm256_set1_epi32(x);
-  const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8);
-  const __m256i odd = _mm256_srai_epi16(all, 8);
+PENSTOCK_INLINE Bytes splat_4_bytes(const uint8_t* p) {
+  int32_t four;
+  std::memcpy(&four, p, 4);
+  return {_mm256_set1_epi32(four), _mm256_set1_epi32(four)};
+}
+PENSTOCK_INLINE I32 dot4(I32 acc, Bytes w, Bytes x) {  // both halves of `x` are the same
+  const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(x.a, 8), 8);
+  const __m256i odd = _mm256_srai_epi16(x.a, 8);
   return {dot4_half(acc.a, w.a, even, odd), dot4_half(acc.b, w.b, even, odd)};
 }
-PENSTOCK_INLINE F32 dot2(F32 acc, Bytes w, uint32_t x) {
-  const __m256i all = _mm256_set1_epi32(static_cast<int>(x));
-  const Bytes pair{all, all};
-  return fma(low_bf16(w), low_bf16(pair), fma(high_bf16(w), high_bf16(pair), acc));
+PENSTOCK_INLINE F32 dot2(F32 acc, Bytes w, Bytes x) {
+  return fma(low_bf16(w), low_bf16(x), fma(high_bf16(w), high_bf16(x), acc));
 }
 
 PENSTOCK_INLINE void transpose16(const uint32_t* const* rows, int offset, uint32_t* out, int stride) {

@@ -95,15 +95,20 @@ PENSTOCK_INLINE F32 low_bf16(Bytes a) { return {_mm512_castsi512_ps(_mm512_slli_
 PENSTOCK_INLINE F32 high_bf16(Bytes a) {
   return {_mm512_castsi512_ps(_mm512_and_si512(a.v, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
 }
+// Four bytes in every lane.
+PENSTOCK_INLINE Bytes splat_4_bytes(const uint8_t* p) {
+  int32_t four;
+  std::memcpy(&four, p, 4);
+  return {_mm512_set1_epi32(four)};
+}
 // acc + the four products of unsigned weight bytes and the signed bytes of `x`, in each lane.
-PENSTOCK_INLINE I32 dot4(I32 acc, Bytes w, int32_t x) { return {_mm512_dpbusd_epi32(acc.v, w.v, _mm512_set1_epi32(x))}; }
-// acc + the two bfloat16 products of a lane of `w` with the pair `x`.
-PENSTOCK_INLINE F32 dot2(F32 acc, Bytes w, uint32_t x) {
+PENSTOCK_INLINE I32 dot4(I32 acc, Bytes w, Bytes x) { return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)}; }
+// acc + the two bfloat16 products of `w` and `x`, in each lane.
+PENSTOCK_INLINE F32 dot2(F32 acc, Bytes w, Bytes x) {
 #if defined(__AVX512BF16__)
-  return {_mm512_dpbf16_ps(acc.v, reinterpret_cast<__m512bh>(w.v), reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(x))))};
+  return {_mm512_dpbf16_ps(acc.v, reinterpret_cast<__m512bh>(w.v), reinterpret_cast<__m512bh>(x.v))};
 #else
-  const Bytes pair{_mm512_set1_epi32(static_cast<int>(x))};
-  return fma(low_bf16(w), low_bf16(pair), fma(high_bf16(w), high_bf16(pair), acc));
+  return fma(low_bf16(w), low_bf16(x), fma(high_bf16(w), high_bf16(x), acc));
 #endif
 }
 

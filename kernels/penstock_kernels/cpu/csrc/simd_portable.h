@@ -186,16 +186,21 @@ PENSTOCK_INLINE F32 high_bf16(Bytes a) {
   PENSTOCK_EACH_LANE r.v[i] = bits_to_float(a.v[i] & 0xffff0000u);
   return r;
 }
-PENSTOCK_INLINE I32 dot4(I32 acc, Bytes w, int32_t x) {
+PENSTOCK_INLINE Bytes splat_4_bytes(const uint8_t* p) {
+  Bytes r;
+  std::memcpy(r.v, p, 4);
+  PENSTOCK_EACH_LANE r.v[i] = r.v[0];
+  return r;
+}
+PENSTOCK_INLINE I32 dot4(I32 acc, Bytes w, Bytes x) {
   for (int j = 0; j < 4; ++j) {
-    const int32_t byte = static_cast<int8_t>(static_cast<uint32_t>(x) >> (8 * j));
+    const int32_t byte = static_cast<int8_t>(x.v[0] >> (8 * j));  // all lanes of `x` are the same
     PENSTOCK_EACH_LANE acc.v[i] += static_cast<int32_t>((w.v[i] >> (8 * j)) & 255) * byte;
   }
   return acc;
 }
-PENSTOCK_INLINE F32 dot2(F32 acc, Bytes w, uint32_t x) {
-  acc = fma(high_bf16(w), splat(bits_to_float(x & 0xffff0000u)), acc);
-  return fma(low_bf16(w), splat(bits_to_float(x << 16)), acc);
+PENSTOCK_INLINE F32 dot2(F32 acc, Bytes w, Bytes x) {
+  return fma(low_bf16(w), low_bf16(x), fma(high_bf16(w), high_bf16(x), acc));
 }
 
 PENSTOCK_INLINE void transpose16(const uint32_t* const* rows, int offset, uint32_t* out, int stride) {

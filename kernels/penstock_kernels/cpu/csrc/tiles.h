@@ -7,27 +7,35 @@
 
 namespace penstock {
 
-// out[r * 32 + lane] for rows [first, first + count) and the 32 lanes of `pair`; writes up to `kMaxRows` rows of `out`.
-// `expanded` is the pair as float32, two times [columns][16]: only for weights that do not round activations.
-void multiply_pair(const Weight& weight, int pair, const float* expanded, const Activations& x, int first, int count,
-                   float* out);
+// out[r * 32 + lane] for the first `count` rows of a block of activations and the 32 lanes of `pair`; writes up to
+// max_rows(weight) rows of `out`. `expanded` is the pair as float32, two times [columns][16]: only for weights that do not
+// round activations.
+void multiply_pair(const Weight& weight, int pair, const float* expanded, const Activations& x, int block, float* out);
 
 // The same for integer products.
-void multiply_pair_integers(const Weight& weight, int pair, const Activations& x, int first, int count, float* out);
+void multiply_pair_integers(const Weight& weight, int pair, const Activations& x, int block, float* out);
 
-// What both are made of for floats, for up to kMaxFloatRows rows of `x`. `left` and `right` are [steps][16] of 4-byte
-// elements, float32 or pairs of bfloat16, and so are the rows of `x` [steps].
-void multiply_tiles(bool is_pair, const uint8_t* left, const uint8_t* right, int steps, const uint8_t* x,
-                    size_t row_bytes, int count, float* out);
+// What floats are made of. `left` and `right` are [steps][16] of 4-byte elements, float32 or pairs of bfloat16; so is `x`,
+// [steps][count] with `step_bytes` from one step to the next; up to kMaxFloatRows rows.
+struct FloatTiles {
+  bool is_pair;
+  const uint8_t* left;
+  const uint8_t* right;
+  const uint8_t* x;
+  size_t step_bytes;
+  int steps;
+  int count;
+};
+void multiply_tiles(const FloatTiles& tiles, float* out);
 
-// Most rows of one multiply_pair.
+// Most rows of a block.
 constexpr int max_rows(const Weight& weight) {
   return weight.rounds_activations && weight.is_quantized() ? kMaxRows : kMaxFloatRows;
 }
 
 // The smallest instantiated number of rows that holds `count`.
 constexpr int rows_to_compute(int count) {
-  constexpr int kSizes[] = {1, 2, 3, 4, 6, 8, 12, 16};
+  constexpr int kSizes[] = {1, 2, 3, 4, 5, 6, 8, 10, 12, 16};
   for (const int size : kSizes) {
     if (count <= size) return size;
   }
@@ -42,8 +50,10 @@ PENSTOCK_INLINE void with_rows(int count, Body&& body) {
     case 2: return body.template operator()<2>();
     case 3: return body.template operator()<3>();
     case 4: if constexpr (Max >= 4) return body.template operator()<4>(); break;
+    case 5: if constexpr (Max >= 5) return body.template operator()<5>(); break;
     case 6: if constexpr (Max >= 6) return body.template operator()<6>(); break;
     case 8: if constexpr (Max >= 8) return body.template operator()<8>(); break;
+    case 10: if constexpr (Max >= 10) return body.template operator()<10>(); break;
     case 12: if constexpr (Max >= 12) return body.template operator()<12>(); break;
     default: if constexpr (Max >= 16) return body.template operator()<16>(); break;
   }

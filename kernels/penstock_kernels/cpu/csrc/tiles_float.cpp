@@ -3,31 +3,33 @@
 namespace penstock {
 namespace {
 
-// `steps` vectors of two tiles, each with one 4-byte element of every row: a float32 or a pair of bfloat16.
 template <int R, bool IsPair>
-void multiply(const uint8_t* left, const uint8_t* right, int steps, const uint8_t* x, size_t row_bytes, float* out) {
+void multiply(const FloatTiles& tiles, float* out) {
+  const uint8_t* left = tiles.left;
+  const uint8_t* right = tiles.right;
+  const uint8_t* x = tiles.x;
   F32 a[R], b[R];
   for (int r = 0; r < R; ++r) a[r] = b[r] = splat(0.0f);
-  for (int step = 0; step < steps; ++step) {
-    const size_t at = static_cast<size_t>(step) * 64;
+  for (int step = 0; step < tiles.steps; ++step, left += 64, right += 64, x += tiles.step_bytes) {
     if constexpr (IsPair) {
-      const Bytes w0 = load_bytes(left + at), w1 = load_bytes(right + at);
+      const Bytes w0 = load_bytes(left), w1 = load_bytes(right);
+#pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        uint32_t both;
-        std::memcpy(&both, x + static_cast<size_t>(r) * row_bytes + static_cast<size_t>(step) * 4, 4);
+        const Bytes both = splat_4_bytes(x + r * 4);
         a[r] = dot2(a[r], w0, both);
         b[r] = dot2(b[r], w1, both);
       }
     } else {
-      const F32 w0 = load(reinterpret_cast<const float*>(left + at)), w1 = load(reinterpret_cast<const float*>(right + at));
+      const F32 w0 = load(reinterpret_cast<const float*>(left)), w1 = load(reinterpret_cast<const float*>(right));
+#pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        float value;
-        std::memcpy(&value, x + static_cast<size_t>(r) * row_bytes + static_cast<size_t>(step) * 4, 4);
-        a[r] = fma(w0, splat(value), a[r]);
-        b[r] = fma(w1, splat(value), b[r]);
+        const F32 value = splat(reinterpret_cast<const float*>(x)[r]);
+        a[r] = fma(w0, value, a[r]);
+        b[r] = fma(w1, value, b[r]);
       }
     }
   }
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     store(out + r * kPairRows, a[r]);
     store(out + r * kPairRows + kLanes, b[r]);
@@ -36,22 +38,19 @@ void multiply(const uint8_t* left, const uint8_t* right, int steps, const uint8_
 
 }  // namespace
 
-void multiply_tiles(bool is_pair, const uint8_t* left, const uint8_t* right, int steps, const uint8_t* x,
-                    size_t row_bytes, int count, float* out) {
-  with_rows<kMaxFloatRows>(count, [&]<int R>() {
-    is_pair ? multiply<R, true>(left, right, steps, x, row_bytes, out)
-            : multiply<R, false>(left, right, steps, x, row_bytes, out);
+void multiply_tiles(const FloatTiles& tiles, float* out) {
+  with_rows<kMaxFloatRows>(tiles.count, [&]<int R>() {
+    tiles.is_pair ? multiply<R, true>(tiles, out) : multiply<R, false>(tiles, out);
   });
 }
 
-void multiply_pair(const Weight& w, int pair, const float* expanded, const Activations& x, int first, int count,
-                   float* out) {
-  if (w.rounds_activations && w.is_quantized()) return multiply_pair_integers(w, pair, x, first, count, out);
-  const uint8_t* rows = x.values + static_cast<size_t>(first) * x.row_bytes;
+void multiply_pair(const Weight& w, int pair, const float* expanded, const Activations& x, int block, float* out) {
+  if (w.rounds_activations && w.is_quantized()) return multiply_pair_integers(w, pair, x, block, out);
   const bool is_pair = w.rounds_activations;
   const uint8_t* left = is_pair ? w.tile(2 * pair) : reinterpret_cast<const uint8_t*>(expanded);
   const int steps = is_pair ? (w.columns + 1) / 2 : w.columns;
-  multiply_tiles(is_pair, left, left + static_cast<size_t>(steps) * 64, steps, rows, x.row_bytes, count, out);
+  const uint8_t* right = left + static_cast<size_t>(steps) * 64;
+  multiply_tiles({is_pair, left, right, x.block(block), x.step_bytes, steps, x.rows_of(block)}, out);
 }
 
 }  // namespace penstock
