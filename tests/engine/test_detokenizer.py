@@ -109,3 +109,9 @@ def test_inactive_stop_strings_are_text_but_may_begin_there():
     assert checker.feed("end of", is_active=False) == ("end of", None)
     assert checker.feed(" en", is_active=False) == (" ", None)
     assert checker.feed("d") == ("", "end")
+
+
+def test_a_stop_string_may_overlap_one_that_was_inactive():
+    checker = StopStrings(["aa"])
+    assert checker.feed("aa", is_active=False) == ("a", None)
+    assert checker.feed("a") == ("", "aa")

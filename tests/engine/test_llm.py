@@ -16,7 +16,7 @@ LONG = "The river carries water from the mountains to the sea, past farms, mills
 
 @pytest.fixture(scope="module")
 def llm():
-    with LLM(max_model_len=512, kv_cache_memory=64 << 20, deterministic=True, max_num_seqs=16) as loaded:
+    with LLM(max_model_len=512, kv_cache_memory=64 << 20, deterministic=True, max_num_seqs=16, threads=1) as loaded:
         yield loaded
 
 
@@ -156,7 +156,7 @@ def test_a_model_that_is_not_there_and_memory_that_is_not_enough_are_one_clear_e
 
 
 def test_a_closed_engine_says_so():
-    closed = LLM(max_model_len=64, kv_cache_memory="8MiB", target_itl_ms=50)
+    closed = LLM(max_model_len=64, kv_cache_memory="8MiB", target_itl_ms=50, threads=1)
     closed.close()
     closed.close()
     with pytest.raises(PenstockError, match="closed"):

@@ -22,12 +22,12 @@ COMPLETIONS = "/v1/completions"
 PROMPT = "Here is a list of seven things that one can see in a harbour:"
 # What must survive an engine death in the middle: how a request is made, beside its prompt.
 KINDS = {
-    "greedy": {"temperature": 0, "max_tokens": 96},
-    "sampled": {"temperature": 1.0, "seed": 7, "max_tokens": 96, "top_p": 0.9},
-    "penalised": {"temperature": 0.8, "seed": 8, "max_tokens": 96, "presence_penalty": 1.0, "repetition_penalty": 1.2},
-    "several choices": {"temperature": 1.0, "seed": 9, "max_tokens": 96, "n": 2},
-    "log-probabilities": {"temperature": 1.0, "seed": 10, "max_tokens": 96, "logprobs": 3},
-    "another greedy one": {"temperature": 0, "max_tokens": 128, "min_tokens": 128},
+    "greedy": {"temperature": 0, "max_tokens": 56},
+    "sampled": {"temperature": 1.0, "seed": 7, "max_tokens": 56, "top_p": 0.9},
+    "penalised": {"temperature": 0.8, "seed": 8, "max_tokens": 56, "presence_penalty": 1.0, "repetition_penalty": 1.2},
+    "several choices": {"temperature": 1.0, "seed": 9, "max_tokens": 56, "n": 2},
+    "log-probabilities": {"temperature": 1.0, "seed": 10, "max_tokens": 56, "logprobs": 3},
+    "another greedy one": {"temperature": 0, "max_tokens": 80, "min_tokens": 80},
 }
 
 
@@ -77,9 +77,9 @@ def num_running(server: Server) -> float:
 
 def stop_string_body(server: Server) -> dict:
     """A request whose stop string comes late in its text, and in the middle of a token."""
-    text = server.post(COMPLETIONS, model="m", prompt=PROMPT, temperature=0, max_tokens=120)["choices"][0]["text"]
+    text = server.post(COMPLETIONS, model="m", prompt=PROMPT, temperature=0, max_tokens=80)["choices"][0]["text"]
     stop = text[int(len(text) * 0.8) :][:7]
-    return {"prompt": PROMPT, "temperature": 0, "max_tokens": 120, "stop": stop}
+    return {"prompt": PROMPT, "temperature": 0, "max_tokens": 80, "stop": stop}
 
 
 @pytest.mark.slow

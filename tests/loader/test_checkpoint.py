@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.paged_run import PagedRun
-from support.tiny_models import save_tiny_model
 
 from penstock.config import EngineConfig, ModelConfig
 from penstock.errors import ModelError
 from penstock.models.blocks import CausalLM
 from penstock.models.registry import load_model
 from penstock.models.spec import ModelSpec
+from support.paged_run import PagedRun
+from support.tiny_models import save_tiny_model
 
 FLOAT32 = EngineConfig(model=ModelConfig(dtype="float32"))
 

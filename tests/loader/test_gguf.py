@@ -1,4 +1,4 @@
-"""GGUF files: every kind of block, every architecture, the converted folder, and files that are broken or unsupported."""
+"""GGUF files: every kind of block and architecture, the converted folder, and files that are broken or unsupported."""
 
 from __future__ import annotations
 
@@ -10,10 +10,6 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from support.gguf_models import TOKENIZER, quantize, write_gguf
-from support.paged_run import PagedRun
-from support.reference import reference_logits, reference_model
-from support.tiny_models import save_tiny_model
 
 from penstock.config import EngineConfig, ModelConfig
 from penstock.errors import ModelError
@@ -22,6 +18,10 @@ from penstock.loader.gguf_file import BLOCKS, GgufFile
 from penstock.loader.sources import resolve
 from penstock.models.registry import load_model
 from penstock.models.spec import ModelSpec
+from support.gguf_models import TOKENIZER, quantize, write_gguf
+from support.paged_run import PagedRun
+from support.reference import reference_logits, reference_model
+from support.tiny_models import save_tiny_model
 
 PROMPT = list(range(40, 75))
 BIG = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 64}
@@ -76,8 +76,12 @@ def test_mixed_kinds_within_a_layer_stay_exact(v_kind: str, down_kind: str, tmp_
     torch.testing.assert_close(logits_of(tmp_path / "m.gguf"), reference_logits(model, PROMPT), atol=2e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("family", "changes"), [("Qwen2", {}), ("Qwen3", {"tie_word_embeddings": True}), ("Mistral", {})])
-def test_other_architectures_give_the_logits_of_transformers(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "changes"), [("Qwen2", {}), ("Qwen3", {"tie_word_embeddings": True}), ("Mistral", {})]
+)
+def test_other_architectures_give_the_logits_of_transformers(
+    family: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
     model = save_tiny_model(tmp_path / "hf", family, **changes)
     write_gguf(tmp_path / "m.gguf", model, lambda _: "Q4_1")
     torch.testing.assert_close(logits_of(tmp_path / "m.gguf"), reference_logits(model, PROMPT), atol=2e-4, rtol=1e-4)
@@ -87,11 +91,19 @@ def test_the_reference_reads_a_converted_folder_back_exactly(tmp_path: Path) -> 
     model = save_tiny_model(tmp_path / "hf", "Llama", tie_word_embeddings=True)
     write_gguf(tmp_path / "m.gguf", model, lambda _: "Q4_1")
     read_back = reference_model(resolve(str(tmp_path / "m.gguf")).folder)
-    torch.testing.assert_close(reference_logits(read_back, PROMPT), reference_logits(model, PROMPT), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        reference_logits(read_back, PROMPT), reference_logits(model, PROMPT), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_llama3_rope_is_found_in_its_table_of_factors(tmp_path: Path) -> None:
-    rope = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    }
     rope["original_max_position_embeddings"] = 8192
     model = save_tiny_model(tmp_path / "hf", "Llama", rope_parameters=rope, max_position_embeddings=16384)
     plain = 1.0 / 500000.0 ** (torch.arange(0, 32, 2) / 32)
@@ -166,7 +178,9 @@ def test_refuses_what_is_not_supported_with_its_name(metadata: dict[str, Any], m
 def test_refuses_a_kind_of_block_that_it_does_not_know(tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "hf", "Llama", num_hidden_layers=1)
     write_gguf(tmp_path / "m.gguf", model, lambda name: "Q5_0" if "down" in name else "Q8_0")
-    with pytest.raises(ModelError, match=r"blk\.0\.ffn_down\.weight has the type Q5_0; supported are F32, F16, BF16, Q4_0"):
+    with pytest.raises(
+        ModelError, match=r"blk\.0\.ffn_down\.weight has the type Q5_0; supported are F32, F16, BF16, Q4_0"
+    ):
         resolve(str(tmp_path / "m.gguf"))
 
 

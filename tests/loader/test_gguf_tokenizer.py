@@ -1,7 +1,8 @@
-"""The tokenizer that is built from a GGUF file: words, digits, special tokens, bytes, and both ways back to the text."""
+"""The tokenizer that is built from a GGUF file: words, digits, special tokens, bytes, and the way back to the text."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -10,15 +11,35 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.embedded import embedded_folder
 from tokenizers import Tokenizer
 
 from penstock.errors import ModelError
 from penstock.loader.gguf_tokenizer import GgufTokenizer
+from support.embedded import embedded_folder
 
 BYTES = [chr(0x21 + index) for index in range(94)] + [chr(0xA1 + index) for index in range(12)]
 BYTES += [chr(0xAE + index) for index in range(82)] + [chr(0x100 + index) for index in range(68)]  # GPT-2's alphabet
-SMOLLM2_SYSTEM = [1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407, 19712, 8182]
+SMOLLM2_SYSTEM = [
+    1,
+    9690,
+    198,
+    2683,
+    359,
+    253,
+    5356,
+    5646,
+    11173,
+    3365,
+    3511,
+    308,
+    34519,
+    28,
+    7018,
+    411,
+    407,
+    19712,
+    8182,
+]
 SMOLLM2_SYSTEM += [2, 198]
 
 
@@ -50,7 +71,11 @@ def test_the_embedded_model_splits_numbers_into_digits(smollm2: Tokenizer) -> No
 
 
 # The vocabulary was made without the bytes of some control characters and of the planes above 1.
-@given(text=st.text(st.characters(codec="utf-8", max_codepoint=0x1FFFF, exclude_categories=("Cc",), include_characters="\n\t")))
+@given(
+    text=st.text(
+        st.characters(codec="utf-8", max_codepoint=0x1FFFF, exclude_categories=("Cc",), include_characters="\n\t")
+    )
+)
 def test_every_text_comes_back_from_its_tokens(smollm2: Tokenizer, text: str) -> None:
     assert smollm2.decode(smollm2.encode(text).ids, skip_special_tokens=False) == text
 
@@ -96,7 +121,18 @@ def test_control_tokens_are_special_and_user_defined_ones_are_text() -> None:
     assert tokenizer.decode(ids, skip_special_tokens=False) == "hi</s><tool>"
 
 
-PIECES = {"▁": -1.0, "a": -5.0, "b": -6.0, "c": -7.0, "ab": -2.0, "bc": -1.5, "abc": -3.0, "▁a": -2.5, "▁abc": -4.0, "cc": -1.8}
+PIECES = {
+    "▁": -1.0,
+    "a": -5.0,
+    "b": -6.0,
+    "c": -7.0,
+    "ab": -2.0,
+    "bc": -1.5,
+    "abc": -3.0,
+    "▁a": -2.5,
+    "▁abc": -4.0,
+    "cc": -1.8,
+}
 BYTE_PIECES = [f"<0x{value:02X}>" for value in range(256)]
 
 
@@ -118,7 +154,7 @@ def best_pairs_first(text: str) -> list[str]:
     """SentencePiece's algorithm, directly: join the neighbours whose joint piece has the best score, leftmost first."""
     pieces = list(text)
     while True:
-        joined = [(PIECES[a + b], -index) for index, (a, b) in enumerate(zip(pieces, pieces[1:], strict=False)) if a + b in PIECES]
+        joined = [(PIECES[a + b], -index) for index, (a, b) in enumerate(itertools.pairwise(pieces)) if a + b in PIECES]
         if not joined:
             return pieces
         index = -max(joined)[1]
@@ -148,7 +184,11 @@ def test_sentencepiece_without_the_space_in_front() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"merges": ["h zz"]}, "merges"), ({"model": "rwkv"}, "rwkv"), ({"token_type": np.ones(3, np.int32)}, "3 token types")],
+    [
+        ({"merges": ["h zz"]}, "merges"),
+        ({"model": "rwkv"}, "rwkv"),
+        ({"token_type": np.ones(3, np.int32)}, "3 token types"),
+    ],
 )
 def test_refuses_broken_vocabularies(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):

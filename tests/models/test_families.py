@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from support.paged_run import PagedRun
-from support.reference import reference_greedy, reference_logits
-from support.tiny_models import FAMILIES, save_tiny_model
 
 from penstock.config import EngineConfig, ModelConfig
 from penstock.models.blocks import CausalLM
 from penstock.models.registry import load_model
 from penstock.models.spec import ModelSpec
+from support.paged_run import PagedRun
+from support.reference import reference_greedy, reference_logits
+from support.tiny_models import FAMILIES, save_tiny_model
 
 FLOAT32 = EngineConfig(model=ModelConfig(dtype="float32"))
 PROMPT = torch.randint(3, 320, (53,), generator=torch.Generator().manual_seed(1)).tolist()
@@ -43,7 +43,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "yarn rope": ("Qwen3", {"rope_parameters": {**YARN, "rope_theta": 10000.0}}),
     "yarn rope with its own ramp": (
         "Llama",
-        {"rope_parameters": {**YARN, "rope_theta": 10000.0, "beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.3}},
+        {
+            "rope_parameters": {
+                **YARN,
+                "rope_theta": 10000.0,
+                "beta_fast": 16.0,
+                "beta_slow": 2.0,
+                "attention_factor": 1.3,
+            }
+        },
     ),
 }
 

@@ -7,15 +7,15 @@ import time
 import pytest
 import torch
 import transformers
-from support.embedded import embedded_folder
-from support.paged_run import PagedRun
-from support.reference import reference_logits, reference_model
 from tokenizers import Tokenizer
 
 from penstock.config import EngineConfig, ModelConfig
 from penstock.models.blocks import CausalLM
 from penstock.models.registry import load_model
 from penstock.models.spec import ModelSpec
+from support.embedded import embedded_folder
+from support.paged_run import PagedRun
+from support.reference import reference_logits, reference_model
 
 QUESTIONS = ("What is the capital of France?", "Write a haiku about rain.", "def fibonacci(n):", "1, 2, 3, 5, 8,")
 NUM_TOKENS = 20

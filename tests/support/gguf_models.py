@@ -48,7 +48,9 @@ def quantize(weight: Array, kind: str) -> Array:
     if kind not in ("Q4_K", "Q6_K"):
         return gguf.quants.quantize(weight, quant_type)
     elements, size = gguf.GGML_QUANT_SIZES[quant_type]
-    blocks = np.random.default_rng(weight.size).integers(0, 256, (len(weight), weight.shape[1] // elements, size), np.uint8)
+    blocks = np.random.default_rng(weight.size).integers(
+        0, 256, (len(weight), weight.shape[1] // elements, size), np.uint8
+    )
     places = (0, 2) if kind == "Q4_K" else (208,)
     for place, value in zip(places, (2e-4, 1.4e-3) if kind == "Q4_K" else (5e-5,), strict=True):
         blocks[..., place : place + 2] = np.frombuffer(np.float16(value).tobytes(), np.uint8)
@@ -81,7 +83,7 @@ def write_gguf(
     metadata: Mapping[str, Any] = TOKENIZER,
     extra_tensors: Mapping[str, Array] | None = None,
 ) -> None:
-    """Write `model` to `path` with matrices of the kind that `kind_of(name)` says, and give it the same rounded weights."""
+    """Write `model` with matrices of the kind that `kind_of(name)` says, and round its own weights in the same way."""
     config = model.config
     architecture = ARCHITECTURES[config.model_type]
     writer = gguf.GGUFWriter(path, architecture)

@@ -16,7 +16,9 @@ BLOCK_SIZE = 8
 class PagedRun:
     """A model, its cache and some sequences in it; blocks are dealt out at random, and unused memory holds NaN."""
 
-    def __init__(self, model: CausalLM, *, num_rows: int = 4, max_length: int = 128, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self, model: CausalLM, *, num_rows: int = 4, max_length: int = 128, dtype: torch.dtype = torch.float32
+    ):
         spec = model.spec
         max_blocks = -(-max_length // BLOCK_SIZE)
         num_blocks = num_rows * max_blocks
@@ -29,7 +31,7 @@ class PagedRun:
 
     @torch.inference_mode()
     def step(self, new_tokens: Mapping[int, list[int]]) -> dict[int, Tensor]:
-        """Compute `{row: its next tokens}` in one batch; the logits of all of them, `{row: [num_tokens, vocab_size]}`."""
+        """Compute `{row: its next tokens}` in one batch; the logits of all, `{row: [num_tokens, vocab_size]}`."""
         counts = [len(tokens) for tokens in new_tokens.values()]
         starts = [self.num_computed[row] for row in new_tokens]
         lengths = [start + count for start, count in zip(starts, counts, strict=True)]

@@ -31,7 +31,6 @@ def reference_logits(model: transformers.PreTrainedModel, token_ids: list[int]) 
     return model(torch.tensor([token_ids])).logits[0].float()
 
 
-@torch.inference_mode()
 def reference_greedy(model: transformers.PreTrainedModel, token_ids: list[int], count: int) -> list[int]:
     """`count` greedy tokens, each from a full pass over all tokens before it; end-of-text tokens do not stop it."""
     known = list(token_ids)

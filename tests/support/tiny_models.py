@@ -24,7 +24,9 @@ SHAPE: dict[str, Any] = {
 }
 
 
-def save_tiny_model(folder: Path, family: str = "Llama", *, seed: int = 0, **changes: Any) -> transformers.PreTrainedModel:
+def save_tiny_model(
+    folder: Path, family: str = "Llama", *, seed: int = 0, **changes: Any
+) -> transformers.PreTrainedModel:
     """Write a tiny model of `family` into `folder` (no tokenizer) and return it, in float32.
 
     Weights are larger than at a usual start, and norms and biases not 1 and 0, so that every part of them matters.

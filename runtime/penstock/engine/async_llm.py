@@ -241,7 +241,8 @@ class AsyncLLM:
         self._adds, self._aborts = [], []  # all of it is in what is told now
         if in_flight:
             self._tell(in_flight, ())
-        event(_log, "engine.ready", epoch=message.epoch, told_again=len(in_flight))
+        level = logging.DEBUG if message.epoch == 1 else logging.INFO
+        event(_log, "engine.ready", level=level, epoch=message.epoch, told_again=len(in_flight))
         self._ready.set()
 
     def _count_death(self) -> None:

@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 from penstock.core.plan import Floats, Ints
 from penstock.sampling.weights import Weights
 
-CANDIDATE_CHUNKS = 128  # at least so many candidates, if the vocabulary has so many chunks
+LIKELY_ENOUGH = 8.0  # times `_left_out`: held top-p in 236 of 236 rows of SmolLM2 at 0.9 and 0.95, in 83 % at 0.99
+SURELY_ENOUGH = 0.5  # below that, all tokens together weigh less than top-p leaves out
+SMALLEST = np.finfo(np.float32).tiny
+LARGEST = np.float32(1.0)  # weight of the likeliest token
 UNLIMITED = np.int64(np.iinfo(np.int64).max)
 ONE_BITS = np.int64(0x3F800000)  # the float32 1.0, the largest weight; bits of floats >= 0 order as the floats do
 ID_MASK = np.int64(0xFFFFFFFF)
@@ -71,21 +74,29 @@ def draw_filtered(weights: Weights, limits: FilterLimits, uniforms: NDArray[np.f
 
 def candidate_thresholds(weights: Weights, limits: FilterLimits) -> Floats:
     """A weight for each row such that the tokens from there up are few and very likely enough. # [n] above 0"""
-    maxima = weights.chunk_maxima()  # the m-th largest: at least m tokens weigh as much or more
-    position = max(0, maxima.shape[1] - max(CANDIDATE_CHUNKS, int(limits.top_k.max())))
-    thresholds = np.partition(maxima, position, axis=1)[:, position]
-    limited = np.where(limits.min_p > 0, np.minimum(thresholds, limits.min_p), thresholds)
-    return np.maximum(limited, np.finfo(np.float32).tiny)
+    thresholds = _left_out(weights, limits) * LIKELY_ENOUGH
+    if (limits.top_k > 0).any():  # the k-th largest of the chunks' maxima: at least k tokens weigh as much
+        maxima = weights.chunk_maxima()
+        position = max(0, maxima.shape[1] - int(limits.top_k.max()))
+        above = np.partition(maxima, position, axis=1)[:, position]
+        thresholds = np.where(limits.top_k > 0, above, thresholds)
+    is_min_p_alone = (limits.top_k == 0) & (limits.min_p > 0)
+    thresholds = np.where(is_min_p_alone, limits.min_p, np.maximum(thresholds, limits.min_p))
+    return np.clip(thresholds, SMALLEST, LARGEST)
 
 
 def keep_exactly(weights: Weights, limits: FilterLimits) -> Kept:
     """`keep` for a single row, with as many candidates as it takes."""
-    if not limits.top_k[0]:  # all tokens below this together weigh less than top_p leaves out
-        enough = np.float32((1.0 - limits.top_p[0]) * weights.totals[0] / weights.vocab_size / 2)
-        kept = keep(weights, limits, np.full(1, max(enough, np.finfo(np.float32).tiny), dtype=np.float32))
+    if not limits.top_k[0]:
+        kept = keep(weights, limits, np.clip(_left_out(weights, limits) * SURELY_ENOUGH, SMALLEST, LARGEST))
         if kept.is_complete[0]:
             return kept
     return keep(weights, limits, np.zeros(1, dtype=np.float32))
+
+
+def _left_out(weights: Weights, limits: FilterLimits) -> Floats:
+    """The weight that tokens outside top-p would have if all tokens shared theirs: the tail is far below it."""
+    return ((1.0 - limits.top_p) * weights.totals / weights.vocab_size).astype(np.float32)
 
 
 def keep(weights: Weights, limits: FilterLimits, thresholds: Floats) -> Kept:

@@ -24,6 +24,10 @@ from penstock.errors import PenstockError
 from penstock.logs import configure, event
 from penstock.models.spec import ModelSpec
 from penstock.server.app import build_app
+from penstock.server.metrics import Metrics
+from penstock.server.serving import model_name
+from penstock.server.metrics import Metrics
+from penstock.server.serving import model_name
 from penstock.tokenizer import Tokenizer
 
 LAST_BYTES_SECONDS = 3  # for connections to close after the last stream ended
@@ -40,10 +44,12 @@ class InheritedServer(uvicorn.Server):
         yield
 
 
-def build_server(llm: AsyncLLM, launch: Launch) -> InheritedServer:
-    """The HTTP server of this front-end, not started."""
+def build_server(llm: AsyncLLM, launch: Launch, slot: int) -> InheritedServer:
+    """The HTTP server of this front-end, not started. Any front-end's /metrics tells of all of them."""
+    block_size = launch.config.cache.block_size
+    metrics = Metrics(model=model_name(llm), block_size=block_size, folder=launch.run_path, slot=slot)
     config = uvicorn.Config(
-        build_app(llm, server=launch.config.server, api_keys=envs.api_keys()),
+        build_app(llm, server=launch.config.server, api_keys=envs.api_keys(), metrics=metrics),
         http="httptools",
         loop="uvloop",
         ws="none",
@@ -124,7 +130,7 @@ def main(words: list[str]) -> int:
     configure(f"api-{arguments.slot}", envs.log_level())
     try:
         llm = build_llm(launch, arguments.number)
-        server = build_server(llm, launch)
+        server = build_server(llm, launch, arguments.slot)
     except PenstockError as error:
         reports.send(ChildFailed(message=str(error), exit_code=error.exit_code))
         return error.exit_code

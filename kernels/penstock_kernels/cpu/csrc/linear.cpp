@@ -46,20 +46,20 @@ void finish(const LinearCall& call, const Tile& tile) {
 }
 
 // Blocks [begin, end) of activations with one pair of the weight.
-void multiply_blocks(const LinearCall& call, const Activations& x, int pair, int begin, int end) {
+void multiply_blocks(const LinearCall& call, const Activations& x, Pair pair, int begin, int end) {
   const Weight& w = *call.weight;
-  const float* expanded = reinterpret_cast<const float*>(w.tile(2 * pair));
+  pair.expanded = reinterpret_cast<const float*>(w.tile(2 * pair.index));
   if (!w.rounds_activations && w.kind != kFloat32) {
     const size_t tile_floats = static_cast<size_t>(w.columns) * kLanes;
     float* memory = reinterpret_cast<float*>(thread_scratch(2 * tile_floats * sizeof(float)));
-    expand_tile(w, 2 * pair, memory);
-    expand_tile(w, 2 * pair + 1, memory + tile_floats);
-    expanded = memory;
+    expand_tile(w, 2 * pair.index, memory);
+    expand_tile(w, 2 * pair.index + 1, memory + tile_floats);
+    pair.expanded = memory;
   }
   for (int block = begin; block < end; ++block) {
     alignas(64) float products[kMaxRows * kPairRows];
-    multiply_pair(w, pair, expanded, x, block, products);
-    finish(call, {pair, block * x.block_rows, x.rows_of(block), products});
+    multiply_pair(pair, x, block, products);
+    finish(call, {pair.index, block * x.block_rows, x.rows_of(block), products});
   }
 }
 
@@ -74,8 +74,11 @@ void multiply_rows(const LinearCall& call) {
   parallel_for(chunks * columns, [&](int item) {
     const int begin = item / columns * blocks_per_item;
     const int first = item % columns * pairs_per_item;
-    for (int pair = first; pair < std::min(first + pairs_per_item, w.pairs()); ++pair) {
-      multiply_blocks(call, x, pair, begin, std::min(begin + blocks_per_item, x.blocks()));
+    const int end = std::min(first + pairs_per_item, w.pairs());
+    for (int pair = first; pair < end; ++pair) {
+      // Threads take items in turn.
+      const int next = pair + 1 < end ? pair + 1 : std::min(first + num_threads() * pairs_per_item, w.pairs() - 1);
+      multiply_blocks(call, x, {w, pair, next, nullptr}, begin, std::min(begin + blocks_per_item, x.blocks()));
     }
   });
 }

@@ -7,13 +7,22 @@
 
 namespace penstock {
 
-// out[r * 32 + lane] for the first `count` rows of a block of activations and the 32 lanes of `pair`; writes up to
-// max_rows(weight) rows of `out`. `expanded` is the pair as float32, two times [columns][16]: only for weights that do not
-// round activations.
-void multiply_pair(const Weight& weight, int pair, const float* expanded, const Activations& x, int block, float* out);
+// A pair of the weight's tiles, and the one that the same thread is likely to take after it.
+struct Pair {
+  const Weight& weight;
+  int index;
+  int next;
+  const float* expanded;  // two times [columns][16]: only for weights that do not round activations
+
+  // Bytes from this pair to the next one.
+  size_t ahead() const { return static_cast<size_t>(next - index) * 2 * weight.tile_bytes(); }
+};
+
+// out[r * 32 + lane] for the rows of a block of activations and the 32 lanes of a pair; writes up to max_rows(weight) rows.
+void multiply_pair(const Pair& pair, const Activations& x, int block, float* out);
 
 // The same for integer products.
-void multiply_pair_integers(const Weight& weight, int pair, const Activations& x, int block, float* out);
+void multiply_pair_integers(const Pair& pair, const Activations& x, int block, float* out);
 
 // What floats are made of. `left` and `right` are [steps][16] of 4-byte elements, float32 or pairs of bfloat16; so is `x`,
 // [steps][count] with `step_bytes` from one step to the next; up to kMaxFloatRows rows.

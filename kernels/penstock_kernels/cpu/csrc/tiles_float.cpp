@@ -44,10 +44,11 @@ void multiply_tiles(const FloatTiles& tiles, float* out) {
   });
 }
 
-void multiply_pair(const Weight& w, int pair, const float* expanded, const Activations& x, int block, float* out) {
-  if (w.rounds_activations && w.is_quantized()) return multiply_pair_integers(w, pair, x, block, out);
+void multiply_pair(const Pair& pair, const Activations& x, int block, float* out) {
+  const Weight& w = pair.weight;
+  if (w.rounds_activations && w.is_quantized()) return multiply_pair_integers(pair, x, block, out);
   const bool is_pair = w.rounds_activations;
-  const uint8_t* left = is_pair ? w.tile(2 * pair) : reinterpret_cast<const uint8_t*>(expanded);
+  const uint8_t* left = is_pair ? w.tile(2 * pair.index) : reinterpret_cast<const uint8_t*>(pair.expanded);
   const int steps = is_pair ? (w.columns + 1) / 2 : w.columns;
   const uint8_t* right = left + static_cast<size_t>(steps) * 64;
   multiply_tiles({is_pair, left, right, x.block(block), x.step_bytes, steps, x.rows_of(block)}, out);

@@ -1,7 +1,12 @@
+#include <initializer_list>
+
 #include "tiles.h"
 
 namespace penstock {
 namespace {
+
+// With few rows memory is the limit: the next pair is asked for while this one is used.
+constexpr int kRowsToPrefetchFor = 8;
 
 template <bool IsInt4>
 PENSTOCK_INLINE void load_group(const uint8_t* p, Bytes* w) {
@@ -35,17 +40,28 @@ PENSTOCK_INLINE I32 dot_group(const Bytes* w, const uint8_t* x, I32 start) {
 
 // One tile with R rows of a block: out[r * 32 + lane].
 template <int R, bool IsInt4, bool HasFloatScales, bool IsSymmetric>
-void multiply_tile(const Weight& w, const uint8_t* tile, const Activations& x, const uint8_t* block, float* out) {
+void multiply_tile(const Pair& pair, int half, const Activations& x, const uint8_t* block, float* out) {
+  const Weight& w = pair.weight;
+  const uint8_t* tile = w.tile(2 * pair.index + half);
   const int groups = w.groups();
   const uint8_t* scales = w.scales(tile);
   const uint8_t* minimums = scales + static_cast<size_t>(groups) * (HasFloatScales ? 64 : 32);
   const size_t scales_at = static_cast<size_t>(x.block_rows) * kGroup;
   const size_t sums_at = scales_at + static_cast<size_t>(x.block_rows) * 4;
+  constexpr int group_bytes = IsInt4 ? 256 : 512;
+  const size_t ahead = pair.ahead();
   F32 acc[R];
   for (int r = 0; r < R; ++r) acc[r] = splat(0.0f);
-  for (int group = 0; group < groups; ++group, tile += IsInt4 ? 256 : 512, block += x.step_bytes) {
+  for (int group = 0; group < groups; ++group, tile += group_bytes, block += x.step_bytes) {
     Bytes weights[8];
     load_group<IsInt4>(tile, weights);
+    if constexpr (R <= kRowsToPrefetchFor) {
+      for (int line = 0; line < group_bytes; line += 64) __builtin_prefetch(tile + ahead + line);
+      if (group % 2 == 0) {
+        __builtin_prefetch(scales + ahead + group * 32);
+        if constexpr (!IsSymmetric) __builtin_prefetch(minimums + ahead + group * 32);
+      }
+    }
     const F32 scale = load_scales<HasFloatScales>(scales, group);
     const F32 minimum = IsSymmetric ? splat(0.0f) : load_scales<HasFloatScales>(minimums, group);
     const float* row_scales = reinterpret_cast<const float*>(block + scales_at);
@@ -59,27 +75,29 @@ void multiply_tile(const Weight& w, const uint8_t* tile, const Activations& x, c
     }
   }
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) store(out + r * kPairRows, acc[r]);
+  for (int r = 0; r < R; ++r) store(out + r * kPairRows + half * kLanes, acc[r]);
 }
 
 template <bool IsInt4, bool HasFloatScales, bool IsSymmetric>
-void multiply(const Weight& w, int pair, const Activations& x, int block, float* out) {
+void multiply(const Pair& pair, const Activations& x, int block, float* out) {
   with_rows<kMaxRows>(x.rows_of(block), [&]<int R>() {
-    multiply_tile<R, IsInt4, HasFloatScales, IsSymmetric>(w, w.tile(2 * pair), x, x.block(block), out);
-    multiply_tile<R, IsInt4, HasFloatScales, IsSymmetric>(w, w.tile(2 * pair + 1), x, x.block(block), out + kLanes);
+    for (const int half : {0, 1}) {
+      multiply_tile<R, IsInt4, HasFloatScales, IsSymmetric>(pair, half, x, x.block(block), out);
+    }
   });
 }
 
 }  // namespace
 
-void multiply_pair_integers(const Weight& w, int pair, const Activations& x, int block, float* out) {
+void multiply_pair_integers(const Pair& pair, const Activations& x, int block, float* out) {
+  const Weight& w = pair.weight;
   if (w.kind == kInt4) {
-    return w.has_float_scales ? multiply<true, true, false>(w, pair, x, block, out)
-                              : multiply<true, false, false>(w, pair, x, block, out);
+    return w.has_float_scales ? multiply<true, true, false>(pair, x, block, out)
+                              : multiply<true, false, false>(pair, x, block, out);
   }
-  if (w.is_symmetric) return multiply<false, false, true>(w, pair, x, block, out);
-  return w.has_float_scales ? multiply<false, true, false>(w, pair, x, block, out)
-                            : multiply<false, false, false>(w, pair, x, block, out);
+  if (w.is_symmetric) return multiply<false, false, true>(pair, x, block, out);
+  return w.has_float_scales ? multiply<false, true, false>(pair, x, block, out)
+                            : multiply<false, false, false>(pair, x, block, out);
 }
 
 }  // namespace penstock

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import pydantic
 
 from penstock.errors import InvalidRequest
+from penstock.sampling.limits import MAX_STOP_CHARACTERS, MAX_STOP_STRINGS
 from penstock.server.openai import protocol
 
 T = TypeVar("T", bound=protocol.Body)
@@ -29,6 +30,15 @@ NOT_SERVED = {
     "kv_transfer_params": "only the pods of one service may use it among themselves",
     "image_url": "only text is supported",
 }
+# In the place of what a union of types has to say about each of its types.
+EXPECTED = {
+    "prompt": "must be a text, a list of texts, a list of token ids, or a list of such lists",
+    "content": "must be a text or a list of text parts",
+    "stop": f"must be a text of 1 to {MAX_STOP_CHARACTERS:,} characters, or a list of at most {MAX_STOP_STRINGS} of them",
+    "logit_bias": "must map token ids to numbers from -100 to 100",
+    "type": "only parts of type text are supported",
+}
+WRONG_TYPE = frozenset(("string_type", "int_type", "list_type", "string_pattern_mismatch", "string_too_short"))
 MAX_SHOWN = 200  # characters of a message
 
 
@@ -42,12 +52,15 @@ def parse(model: type[T], body: bytes) -> T:
 
 
 def refusal(errors: Sequence[Any]) -> InvalidRequest:
-    """One sentence for a client out of pydantic's list: of the first field, the error that lies deepest.
+    """One sentence for a client out of pydantic's list: of the first field, the error that says most.
 
-    A field that allows several types reports one error for each, and the deepest is the one that was meant.
+    A field that allows several types reports one error for each. A wrong value says more than a wrong type, and what
+    lies deepest is the type that was meant.
     """
     first = errors[0]["loc"][:1]
-    chosen = max((e for e in errors if e["loc"][:1] == first), key=lambda e: len(e["loc"]))
+    chosen = max(
+        (e for e in errors if e["loc"][:1] == first), key=lambda e: (e["type"] not in WRONG_TYPE, len(e["loc"]))
+    )
     kind, message = chosen["type"], str(chosen["msg"])
     if kind == "json_invalid":
         return InvalidRequest(f"the body is not valid JSON: {message.removeprefix('Invalid JSON: ')}"[:MAX_SHOWN])
@@ -61,8 +74,8 @@ def refusal(errors: Sequence[Any]) -> InvalidRequest:
         message = "this field is not known"
     elif kind == "missing":
         message = "this field is required"
-    elif top == "messages" and chosen["loc"][-1] == "type":
-        message = "only parts of type text are supported"
+    elif (name := path.rpartition(".")[2].partition("[")[0]) in EXPECTED and kind in WRONG_TYPE | {"literal_error"}:
+        message = EXPECTED[name]
     return InvalidRequest(f"{path}: {message[:1].lower()}{message[1:]}"[:MAX_SHOWN], path)
 
 

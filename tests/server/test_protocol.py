@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import pytest
+
+from penstock.errors import InvalidRequest
+from penstock.server.openai.parsing import parse
+from penstock.server.openai.protocol import (
+    Body,
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
+
+REQUESTS = [CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest]
+
+
+def unbounded(node: object, definitions: dict, path: str) -> list[str]:
+    """Everything in a JSON schema that a client could make as large as it likes."""
+    if not isinstance(node, dict):
+        return []
+    if "$ref" in node:
+        return unbounded(definitions[node["$ref"].rpartition("/")[2]], definitions, path)
+    found, kind = [], node.get("type")
+    is_listed = "enum" in node or "const" in node
+    if kind in ("integer", "number") and not is_listed:
+        has_low = "minimum" in node or "exclusiveMinimum" in node
+        has_high = "maximum" in node or "exclusiveMaximum" in node
+        found += [f"{path}: number"] * (not (has_low and has_high))
+    elif kind == "string" and not is_listed:
+        found += [f"{path}: string"] * ("maxLength" not in node)
+    elif kind == "array":
+        found += [f"{path}: list"] * ("maxItems" not in node)
+    elif kind == "object":
+        is_closed = node.get("additionalProperties") is False or "maxProperties" in node
+        found += [f"{path}: mapping"] * (not is_closed)
+        if "propertyNames" in node:
+            found += unbounded({"type": "string"} | node["propertyNames"], definitions, f"{path}.keys")
+        found += unbounded(node.get("additionalProperties"), definitions, f"{path}.values")
+    elif kind is None and not is_listed and "anyOf" not in node and "oneOf" not in node:
+        found.append(f"{path}: anything at all")
+    for name, child in node.get("properties", {}).items():
+        found += unbounded(child, definitions, f"{path}.{name}")
+    found += unbounded(node.get("items"), definitions, f"{path}[]")
+    for child in [*node.get("anyOf", []), *node.get("oneOf", [])]:
+        found += unbounded(child, definitions, path)
+    return found
+
+
+@pytest.mark.parametrize("model", REQUESTS)
+def test_every_number_string_list_and_mapping_has_a_bound(model):
+    schema = model.model_json_schema()
+    assert len(schema["properties"]) >= 2
+    assert unbounded(schema, schema.get("$defs", {}), model.__name__) == []
+
+
+@pytest.mark.parametrize("field", [int, float, str, list[int], dict[str, bool], int | None, object])
+def test_the_walk_over_the_schema_finds_what_has_no_bound(field):
+    schema = type("Loose", (Body,), {"__annotations__": {"field": field}}).model_json_schema()
+    assert unbounded(schema, schema.get("$defs", {}), "Loose") != []
+
+
+@pytest.mark.parametrize("model", REQUESTS)
+def test_no_model_accepts_unknown_fields(model):
+    with pytest.raises(InvalidRequest, match="this field is not known") as caught:
+        parse(model, b'{"prompt": "a", "messages": [{"role": "user", "content": "a"}], "tokens": [1], "wizard": 1}')
+    assert caught.value.field in ("wizard", "messages", "tokens", "prompt")
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "word"),
+    [
+        (b'{"prompt": ["a", 5]}', "prompt", "a list of texts"),
+        (b'{"prompt": [1.5]}', "prompt", "token ids"),
+        (b'{"prompt": [true]}', "prompt", "token ids"),
+        (b'{"prompt": [1180591620717411303424]}', "prompt", "less than or equal"),
+        (b'{"prompt": "a", "n": true}', "n", "integer"),
+        (b'{"prompt": "a", "n": 1.0}', "n", "integer"),
+        (b'{"prompt": "a", "n": "1"}', "n", "integer"),
+        (b'{"prompt": "a", "seed": 1180591620717411303424}', "seed", "less than"),
+        (b'{"prompt": "a", "temperature": true}', "temperature", "number"),
+        (b'{"prompt": "a", "temperature": NaN}', "temperature", "finite"),
+        (b'{"prompt": "a", "temperature": 1e999}', "temperature", "finite"),
+        (b'{"prompt": "a", "echo": 1}', "echo", "boolean"),
+        (b'{"prompt": "a", "stop": [1]}', "stop", "text"),
+        (b'{"prompt": "a", "suffix": "b"}', "suffix", "not supported"),
+        (b'{"prompt": "a", "cache_salt": "b"}', "cache_salt", "API key"),
+        (b'{"prompt": "a", "kv_transfer_params": {}}', "kv_transfer_params", "pods"),
+        (b'{"prompt": "a", "response_format": {"type": "json_object"}}', "response_format", "not supported yet"),
+        (b"{}", "prompt", "required"),
+    ],
+)
+def test_a_wrong_field_of_a_completion_is_named(body, field, word):
+    with pytest.raises(InvalidRequest, match=word) as caught:
+        parse(CompletionRequest, body)
+    assert caught.value.field.startswith(field)
+    assert field in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("messages", "word"),
+    [
+        (b"[]", "messages"),
+        (b'"hi"', "messages"),
+        (b'[{"role": "wizard", "content": "a"}]', "role"),
+        (b'[{"role": "user", "content": 5}]', "content"),
+        (b'[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]', "type text"),
+        (b'[{"role": "user", "content": "a", "magic": 1}]', "magic"),
+    ],
+)
+def test_a_wrong_message_is_named(messages, word):
+    with pytest.raises(InvalidRequest, match=word) as caught:
+        parse(ChatRequest, b'{"messages": %b}' % messages)
+    assert caught.value.field.startswith("messages")
+
+
+def test_tools_are_refused_by_name():
+    with pytest.raises(InvalidRequest, match="tools are not supported yet"):
+        parse(ChatRequest, b'{"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function"}]}')
+
+
+def test_a_message_to_the_client_stays_short():
+    with pytest.raises(InvalidRequest) as caught:
+        parse(CompletionRequest, b'{"prompt": "a", "%b": 1}' % (b"x" * 100_000))
+    assert len(str(caught.value)) <= 200
