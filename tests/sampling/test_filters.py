@@ -42,7 +42,7 @@ def limits_and_scales(draw: st.DrawFn) -> tuple[FilterLimits, np.ndarray, int, i
     return limits, scales, draw(st.integers(0, 2**31)), draw(st.sampled_from([2, 200, 256, VOCAB]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(limits_and_scales(), st.booleans())
 def test_keeps_exactly_what_the_definitions_keep(case: tuple[FilterLimits, np.ndarray, int, int], has_ties: bool):
     limits, scales, seed, vocab = case

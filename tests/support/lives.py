@@ -31,7 +31,7 @@ from support.fake_device import VOCABULARY, AsyncFakeDevice, expected_outputs
 BLOCK_SIZE = 4
 NUM_BLOCKS = 512
 CONTEXT = 512
-SECONDS = 20  # after which a test hangs
+SECONDS = 10  # after which a test hangs
 
 
 def build_spec() -> ModelSpec:

@@ -47,6 +47,11 @@ def run_cli(*words: str, seconds: float = 60, stdin: str = "") -> subprocess.Com
     )
 
 
+def complaints(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Its lines on standard error, without the warning that is right where there is no compiler."""
+    return [line for line in done.stderr.splitlines() if "no compiled CPU kernels" not in line]
+
+
 def wait_for(condition: Callable[[], object], seconds: float = SECONDS, what: str = "") -> float:
     """Wait until the condition holds; returns how long it took."""
     began = time.monotonic()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -58,12 +57,12 @@ async def open_site(api_keys: tuple[str, ...] = (), max_waiting: int = 64) -> As
     listener = socket.create_server(("127.0.0.1", 0))
     app = build_app(llm, server=ServerConfig(max_body_bytes=MAX_BODY), api_keys=api_keys)
     config = uvicorn.Config(app, http="httptools", ws="none", access_log=False, log_config=None)
+    config.load()
     server = uvicorn.Server(config)
-    task = asyncio.create_task(server._serve([listener]))
+    server.lifespan = config.lifespan_class(config)
+    await server.startup([listener])  # not `serve`, which takes signals and looks around only ten times a second
     port = listener.getsockname()[1]
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False) as http:
         yield Site(http, engine, llm, port)
-    server.should_exit = True
-    await task
+    await server.shutdown([listener])
     llm.close()
-    listener.close()

@@ -20,27 +20,27 @@ SOURCES = FOLDER / "csrc"
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = (
     "-std=c++20",
-    "-O3",
+    "-shared",
+    "-pthread",
     "-fPIC",
     "-fvisibility=hidden",
     "-ffp-contract=off",  # kernels say where they fuse, so that all their instantiations round alike
     "-fno-math-errno",
     "-Wall",
     "-Wextra",
-    "-Werror",
 )
-AVX512_FLAGS = ("-march=x86-64-v4", "-mavx512vnni")
+AVX512_FLAGS = ("-O3", "-march=x86-64-v4", "-mavx512vnni")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "avx512_bf16": (*AVX512_FLAGS, "-mavx512bf16"),
     "avx512_vnni": AVX512_FLAGS,
-    "avx2": ("-march=x86-64-v3",),
-    "baseline": (),
+    "avx2": ("-O3", "-march=x86-64-v3"),
+    "baseline": ("-O2",),  # its loops over lanes take half a minute at -O3
 }
 """Variant -> its flags, best first; `baseline` runs everywhere."""
 
 
 class BuildError(Exception):
-    """The compiler refused; the message is its own."""
+    """No variant compiles; the message is the compiler's."""
 
 
 def variants() -> list[str]:
@@ -67,55 +67,47 @@ def is_current(path: Path, digest: str) -> bool:
 
 
 def build() -> list[Path]:
-    """Compile what is missing or stale; returns all shared objects, none if there is no compiler. Raises BuildError."""
-    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+    """Compile what is missing or stale; returns the shared objects that are current.
+
+    None without a compiler. A variant that the compiler does not know is left out; BuildError if all fail.
+    """
     digest = sources_digest()
     stale = [variant for variant in variants() if not is_current(library_path(variant), digest)]
-    if stale and compiler is None:
-        return []
-    with ThreadPoolExecutor() as pool, tempfile.TemporaryDirectory(dir=FOLDER, prefix="_build_") as folder:
-        jobs = [
-            pool.submit(_compile, str(compiler), variant, source, digest, Path(folder))
-            for variant in stale
-            for source in sorted(SOURCES.glob("*.cpp"))
-        ]
-        for job in jobs:
-            job.result()
-        for variant in stale:
-            _link(str(compiler), variant, Path(folder))
-    return [library_path(variant) for variant in variants()]
+    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+    if stale and compiler is not None:
+        with ThreadPoolExecutor() as pool:
+            errors = list(pool.map(lambda variant: _build_variant(compiler, variant, digest), stale))
+        if all(errors) and len(errors) == len(variants()):
+            raise BuildError(errors[-1])
+    return [path for variant in variants() if is_current(path := library_path(variant), digest)]
 
 
-def _compile(compiler: str, variant: str, source: Path, digest: str, folder: Path) -> None:
-    """Compile one source file for one variant."""
-    target = folder / f"{variant}.{source.stem}.o"
-    define = f'-DPENSTOCK_DIGEST="{digest}"'
-    _run([compiler, *FLAGS, *VARIANTS[variant], define, "-c", str(source), "-o", str(target)])
-
-
-def _link(compiler: str, variant: str, folder: Path) -> None:
-    """Link a variant and move it into place in one step: another process may be loading the old one."""
-    target = folder / library_path(variant).name
-    objects = sorted(str(path) for path in folder.glob(f"{variant}.*.o"))
-    _run([compiler, "-shared", "-pthread", *objects, "-o", str(target)])
-    target.replace(library_path(variant))
-
-
-def _run(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise BuildError(f"{' '.join(command)}\n{result.stderr}")
+def _build_variant(compiler: str, variant: str, digest: str) -> str | None:
+    """Compile one variant; the compiler's message if it failed."""
+    with tempfile.TemporaryDirectory(dir=FOLDER, prefix="_build_") as folder:
+        # All sources as one: most of the time goes into headers, which are then read once.
+        everything = Path(folder) / "all.cpp"
+        everything.write_text("".join(f'#include "{source}"\n' for source in sorted(SOURCES.glob("*.cpp"))))
+        target = Path(folder) / library_path(variant).name
+        define = f'-DPENSTOCK_DIGEST="{digest}"'
+        command = [compiler, *FLAGS, *VARIANTS[variant], define, str(everything), "-o", str(target)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            return f"{' '.join(command)}\n{result.stderr}"
+        target.replace(library_path(variant))  # in one step: another process may be loading the old one
+    return None
 
 
 def main() -> int:
-    """Build, print one line, and return the exit code: 0 without a compiler too, since torch can stand in."""
+    """Build, print one line, and return the exit code: always 0, since torch stands in for what cannot be compiled."""
     try:
         built = build()
     except BuildError as error:
-        print(f"error: the CPU kernels do not compile: {error}", file=sys.stderr)
-        return 1
+        print(f"warning: the CPU kernels do not compile and will run in torch, slowly: {error}", file=sys.stderr)
+        return 0
     if not built:
-        print(f"warning: no C++ compiler ({', '.join(COMPILERS)}): CPU kernels will run in torch, slowly", file=sys.stderr)
+        names = ", ".join(COMPILERS)
+        print(f"warning: no C++ compiler ({names}): CPU kernels will run in torch, slowly", file=sys.stderr)
         return 0
     print(f"CPU kernels: {', '.join(path.name for path in built)}")
     return 0

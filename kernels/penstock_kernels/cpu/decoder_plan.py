@@ -53,8 +53,10 @@ class DecoderPlan(ABC):
     """Layers that were made ready once and run in every step."""
 
     @abstractmethod
-    def run(self, hidden: Tensor, kv_cache: Tensor, inputs: AttentionInputs, first: int = 0, end: int | None = None) -> None:
-        """Replace `hidden` [T, hidden], float32, by what layers [first, end) make of it; bits as with the small functions.
+    def run(
+        self, hidden: Tensor, kv_cache: Tensor, inputs: AttentionInputs, first: int = 0, end: int | None = None
+    ) -> None:
+        """Replace `hidden` [T, hidden], float32, by what layers [first, end) make of it: bits as by the small functions.
 
         Layer i uses layer i of `kv_cache` [num_blocks, Hkv, L, 2, block_size, D].
         """
@@ -68,7 +70,9 @@ class StepwisePlan(DecoderPlan):
         self._shape = shape
         self._attention = attention
 
-    def run(self, hidden: Tensor, kv_cache: Tensor, inputs: AttentionInputs, first: int = 0, end: int | None = None) -> None:
+    def run(
+        self, hidden: Tensor, kv_cache: Tensor, inputs: AttentionInputs, first: int = 0, end: int | None = None
+    ) -> None:
         """See `DecoderPlan.run`."""
         eps = self._shape.eps
         for index, layer in enumerate(self._layers[first:end], first):

@@ -22,7 +22,7 @@ def measure_read_bandwidth(num_threads: int) -> float:
     if variants:
         library = Library(variants[0])
         library.set_num_threads(num_threads)
-        return max(library.read_bandwidth(data.data_ptr(), READ_BYTES) for _ in range(REPEATS))
+        return max(float(library.read_bandwidth(data.data_ptr(), READ_BYTES)) for _ in range(REPEATS))
     words = data.view(torch.int64)
     return READ_BYTES / _best_time(lambda: words.sum())
 

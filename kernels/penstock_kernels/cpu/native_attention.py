@@ -83,7 +83,7 @@ def step_struct(inputs: AttentionInputs, tokens: int) -> StepStruct:
 
 
 def cache_struct(kv_cache: Tensor, layer: int) -> CacheStruct:
-    """One layer of the cache [num_blocks, Hkv, L, 2, block_size, D] as the kernels read it; ValueError if they cannot."""
+    """One layer of the cache [num_blocks, Hkv, L, 2, block_size, D] as the kernels read it, else ValueError."""
     blocks, kv_heads, layers, _, block_size, head_dim = kv_cache.shape
     block_stride, head_stride, layer_stride, plane_stride, slot_stride, element_stride = kv_cache.stride()
     if kv_cache.dtype not in (torch.float32, torch.bfloat16) or element_stride != 1 or head_dim > MAX_HEAD_DIM:

@@ -17,6 +17,7 @@ from penstock_kernels.cpu.native_weight import NativeWeight, require_dense
 from penstock_kernels.cpu.packed_weight import ComputeType, PackedWeight
 from penstock_kernels.cpu.quant_weight import QuantWeight
 
+
 class NativeBackend:
     """The kernels of one compiled variant."""
 

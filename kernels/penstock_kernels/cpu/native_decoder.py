@@ -64,12 +64,16 @@ class NativePlan(DecoderPlan):
         self._narrow = layers[0].output.in_features
         self._qkv = layers[0].qkv.out_features
 
-    def run(self, hidden: Tensor, kv_cache: Tensor, inputs: AttentionInputs, first: int = 0, end: int | None = None) -> None:
+    def run(
+        self, hidden: Tensor, kv_cache: Tensor, inputs: AttentionInputs, first: int = 0, end: int | None = None
+    ) -> None:
         """See `DecoderPlan.run`."""
         tokens = hidden.shape[0]
         end = len(self._layers) if end is None else end
         if not 0 <= first < end <= len(self._layers) or end > kv_cache.shape[2]:
-            raise ValueError(f"layers [{first}, {end}) are not among {len(self._layers)} and {kv_cache.shape[2]} cached")
+            raise ValueError(
+                f"layers [{first}, {end}) are not among {len(self._layers)} and {kv_cache.shape[2]} cached"
+            )
         require_dense(hidden, tokens, self._hidden)
         step = step_struct(inputs, tokens)
         cache = cache_struct(kv_cache, first)

@@ -22,7 +22,9 @@ class PackedWeight(ABC):
 
     __slots__ = ("compute", "in_features", "is_gated", "nbytes", "out_features")
 
-    def __init__(self, *, out_features: int, in_features: int, nbytes: int, compute: ComputeType, is_gated: bool) -> None:
+    def __init__(
+        self, *, out_features: int, in_features: int, nbytes: int, compute: ComputeType, is_gated: bool
+    ) -> None:
         self.out_features = out_features
         self.in_features = in_features
         self.nbytes = nbytes

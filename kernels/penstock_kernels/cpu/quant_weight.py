@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantWeight:
-    """A weight [N, K] as small unsigned integers: `w = scale * u + minimum`, one scale and minimum per group along K."""
+    """A weight [N, K] as small unsigned integers: `w = scale * u + minimum`, each group along K with its own."""
 
     bits: int
     """4 or 8."""
     data: Tensor
-    """uint8 [N, K] for 8 bits; uint8 [N, K // 2] for 4 bits, element 2i in the low nibble and 2i + 1 in the high one."""
+    """uint8 [N, K] for 8 bits; [N, K // 2] for 4 bits, element 2i in the low nibble and 2i + 1 in the high one."""
     scale: Tensor
     """[N, K // group], float16 or float32."""
     minimum: Tensor
@@ -52,7 +52,7 @@ class QuantWeight:
 
     def dequantize(self) -> Tensor:
         """The weight that the integers stand for: float32 [N, K]."""
-        grouped = self.integers().unflatten(1, (-1, self.group)).float()
+        grouped = self.integers().reshape(self.out_features, -1, self.group).float()
         return torch.addcmul(self.minimum.float()[..., None], grouped, self.scale.float()[..., None]).flatten(1)
 
 
@@ -65,7 +65,7 @@ def quantize(weight: Tensor, bits: int, group: int = 32) -> QuantWeight:
         raise ValueError(f"bits must be 4 or 8, not {bits}")
     if weight.dim() != 2 or weight.shape[1] % group:
         raise ValueError(f"the weight's shape {tuple(weight.shape)} has no second dimension that {group} divides")
-    grouped = weight.float().unflatten(1, (-1, group))
+    grouped = weight.float().reshape(weight.shape[0], -1, group)
     low, high = grouped.aminmax(dim=-1)
     minimum = low.half()
     scale = ((high - minimum.float()) / (2**bits - 1)).half()

@@ -26,12 +26,12 @@ class ReferenceWeight(PackedWeight):
         self, weight: Tensor | QuantWeight, *, compute: ComputeType, bias: Tensor | None, interleave_gate: bool
     ) -> None:
         if isinstance(weight, QuantWeight):
-            parts = (weight.data, weight.scale, weight.minimum)
+            parts = [weight.data, weight.scale, weight.minimum]
             shape = (weight.out_features, weight.in_features)
         else:
-            keep = torch.bfloat16 if compute is ComputeType.BFLOAT16 or weight.dtype == torch.bfloat16 else torch.float32
-            weight = weight.detach().to(keep, copy=True)
-            parts = (weight,)
+            is_short = compute is ComputeType.BFLOAT16 or weight.dtype is torch.bfloat16
+            weight = weight.detach().to(torch.bfloat16 if is_short else torch.float32, copy=True)
+            parts = [weight]
             shape = (weight.shape[0], weight.shape[1])
         super().__init__(
             out_features=shape[0],
@@ -93,7 +93,7 @@ class ReferenceWeight(PackedWeight):
 
 def quantize_activations(x: Tensor) -> tuple[Tensor, Tensor]:
     """Round `x` [M, K] to integers of at most 127 per group of 32: integers as float32 [M, G, 32] and scales [M, G]."""
-    grouped = x.unflatten(1, (-1, ACTIVATION_GROUP))
+    grouped = x.reshape(x.shape[0], -1, ACTIVATION_GROUP)
     largest = grouped.abs().amax(dim=-1)
     inverse = torch.where(largest > SMALLEST, 127.0 / largest, torch.zeros_like(largest))
     return (grouped * inverse[..., None]).round(), largest / 127.0
@@ -102,7 +102,7 @@ def quantize_activations(x: Tensor) -> tuple[Tensor, Tensor]:
 def _integer_matmul(x: Tensor, weight: QuantWeight) -> Tensor:
     """Integer products per group, exact in float32, then scaled and added in the order of K."""
     integers, scale = quantize_activations(x)
-    weights = weight.integers().unflatten(1, (-1, ACTIVATION_GROUP)).float()
+    weights = weight.integers().reshape(weight.out_features, -1, ACTIVATION_GROUP).float()
     repeat = weight.group // ACTIVATION_GROUP
     weight_scale = weight.scale.float().repeat_interleave(repeat, dim=1)
     minimum = weight.minimum.float().repeat_interleave(repeat, dim=1)

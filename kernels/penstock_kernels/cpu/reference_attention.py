@@ -17,7 +17,7 @@ def attention(qkv: Tensor, kv_cache: Tensor, layer: int, inputs: AttentionInputs
     """See `ops.attention`."""
     kv_heads, head_dim = kv_cache.shape[1], kv_cache.shape[5]
     tokens, heads = qkv.shape[0], shape.num_heads
-    q, k, v = qkv.view(tokens, -1, head_dim).split([heads, kv_heads, kv_heads], dim=1)
+    q, k, v = qkv.view(tokens, -1, head_dim).tensor_split((heads, heads + kv_heads), dim=1)
     if shape.q_norm is not None:
         q = rms_norm(q, shape.q_norm, shape.eps)
     if shape.k_norm is not None:
@@ -42,8 +42,8 @@ def attention(qkv: Tensor, kv_cache: Tensor, layer: int, inputs: AttentionInputs
 def rotate(x: Tensor, positions: Tensor, cos_sin: Tensor) -> Tensor:
     """Rotate the first `rotary_dim` elements of each head of `x` [T, H, D], halves apart (neox style)."""
     half = cos_sin.shape[1] // 2
-    cos, sin = cos_sin[positions.long().clamp(0, cos_sin.shape[0] - 1)][:, None].split(half, dim=-1)
-    first, second, rest = x.split([half, half, x.shape[-1] - 2 * half], dim=-1)
+    cos, sin = cos_sin[positions.long().clamp(0, cos_sin.shape[0] - 1)][:, None].tensor_split(2, dim=-1)
+    first, second, rest = x.tensor_split((half, 2 * half), dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
 
 

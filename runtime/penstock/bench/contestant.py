@@ -42,7 +42,11 @@ class Contestant:
             stderr=self._stderr,
             text=True,
         )
-        self._read()
+        try:
+            self._read()
+        except PenstockError:
+            self.close()
+            raise
         self.load_seconds = time.perf_counter() - began
 
     def __enter__(self) -> Self:
@@ -81,7 +85,9 @@ class Contestant:
         try:
             self._process.stdin.close()
             self._process.wait(30)
-        except (BrokenPipeError, subprocess.TimeoutExpired):
+        except BrokenPipeError:  # it is gone
+            self._process.wait()
+        except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()

@@ -1,4 +1,4 @@
-"""Answer jobs with one engine: `python job_loop.py ENGINE.py '{"model": …, "threads": 2}'`, in that engine's own Python.
+"""Answer jobs with one engine: `python job_loop.py ENGINE.py '{"model": …, "threads": 2}'`, in the engine's own Python.
 
 `ENGINE.py` has `load(options) -> {job: function}`. After a first line `{}` (loaded), each JSON line on standard input,
 `{"job": …, arguments …}`, is answered by one line `{"seconds": …, "answer": …}`. What libraries print goes to standard

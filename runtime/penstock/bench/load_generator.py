@@ -20,7 +20,7 @@ TIMEOUT = 300.0  # seconds of one request
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """What is offered: `rate` requests per second for `seconds`; gaps have a coefficient of variation of `burstiness`
-    (1 is Poisson, more is burstier: Gamma)."""
+    (1 is Poisson, more is burstier: Gamma). After that, `at_once` requests together."""
 
     rate: float
     seconds: float
@@ -28,14 +28,15 @@ class Load:
     prompt_tokens: int
     output_tokens: int
     seed: int
+    at_once: int = 0
 
     def arrivals(self) -> list[float]:
         """Start times in seconds, from 0."""
         shape = 1 / self.burstiness**2
         random = np.random.default_rng(self.seed)
-        gaps = random.gamma(shape, 1 / (self.rate * shape), size=int(self.rate * self.seconds * 4) + 64)
-        times = np.cumsum(gaps)
-        return [float(moment) for moment in times[times < self.seconds]]
+        gaps = random.gamma(shape, 1 / shape, size=int(self.rate * self.seconds * 4) + 64)
+        times = np.cumsum(gaps) / self.rate if self.rate else np.array([])
+        return [float(moment) for moment in times[times < self.seconds]] + [self.seconds] * self.at_once
 
     def prompts(self, count: int) -> list[list[int]]:
         """A different prompt of token ids for each request."""
@@ -118,7 +119,10 @@ async def talk(url: str, body: bytes, exchange: Exchange, began: float) -> None:
 
 async def read_answer(reader: asyncio.StreamReader, exchange: Exchange, began: float) -> None:
     """The status line, then server-sent events until `[DONE]`; lines of the chunked coding are no events."""
-    exchange.status = int((await reader.readline()).split()[1])
+    words = (await reader.readline()).split()
+    if len(words) < 2:
+        return  # closed without an answer
+    exchange.status = int(words[1])
     while line := await reader.readline():
         if not line.startswith(b"data: "):
             continue

@@ -40,6 +40,7 @@ class Own:
 
     weights: str
     engine: Contestant
+    kernels: str
     cost: ModelCost
     kv_bytes: int
 
@@ -83,10 +84,8 @@ def run(options: argparse.Namespace) -> int:
     rows: list[Row] = []
     ceiling = measure_ceiling(options.threads)
     with ExitStack() as stack:
-        owns = [stack.enter_context(own.engine) and own for own in (start_own(w, options) for w in wanted)]
-        peers = start_peers(folder, gguf_file(options.model), options.threads, options.peers)
-        for peer in peers:
-            stack.enter_context(peer)
+        owns = [start_own(weights, options, stack) for weights in wanted]
+        peers = start_peers(folder, gguf_file(options.model), options.threads, options.peers, stack)
         judge = next(peer for peer in peers if peer.name == "transformers")
         table = {n: measure([own.engine for own in owns] + peers, n, repeats) for n in streams}
         ceiling = best_of(ceiling, measure_ceiling(options.threads))
@@ -110,8 +109,8 @@ def own_options(weights: str, options: argparse.Namespace) -> dict[str, object]:
     return settings if is_own_form or weights == "bf16" else settings | {"quantization": weights}
 
 
-def start_own(weights: str, options: argparse.Namespace) -> Own:
-    """Start our engine with a KV cache for just the most streams."""
+def start_own(weights: str, options: argparse.Namespace, stack: ExitStack) -> Own:
+    """Start our engine, for as long as `stack`, with a KV cache for just the most streams."""
     settings = own_options(weights, options)
     folder = resolve(str(settings["model"])).folder
     spec = ModelSpec.from_folder(folder)
@@ -119,9 +118,11 @@ def start_own(weights: str, options: argparse.Namespace) -> Own:
     cost = ModelCost.of(spec, weight_bytes_of(folder, str(quantization) if quantization else None))
     kv_bytes = max(STREAMS) * (PROMPT + OUTPUT + 16) * cost.kv_bytes
     more = {"enable_prefix_caching": False, "kv_cache_memory": kv_bytes}
+    engine = stack.enter_context(Contestant(f"penstock {weights}", OWN_ENGINE, settings | more))
     return Own(
         weights=weights,
-        engine=Contestant(f"penstock {weights}", OWN_ENGINE, settings | more),
+        engine=engine,
+        kernels=f"{engine.run('kernels').answer} kernels",
         cost=cost,
         kv_bytes=kv_bytes,
     )
@@ -164,7 +165,7 @@ def speed_rows(
         for streams, rates in table.items():
             name, value = f"decode, {own.weights}, {streams} streams", rates[own.engine.name].decode
             limit = ceiling.decode(own.cost, streams, PROMPT + OUTPUT / 2, own.matmul)
-            rows.append(Row(name=name, value=value, unit="tok/s", limit=limit))
+            rows.append(Row(name=name, value=value, unit="tok/s", limit=limit, note=own.kernels))
             rows += [
                 Row(name=f"  vs {rival}", value=value, unit="tok/s", peer=rates[rival].decode)
                 for rival in rivals

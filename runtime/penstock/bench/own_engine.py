@@ -6,10 +6,14 @@ from typing import Any
 
 from penstock import LLM, SamplingParams
 from penstock.bench.job_loop import Jobs
+from penstock_kernels.cpu.ops import backend_name
 
 
 def load(options: dict[str, Any]) -> Jobs:
-    """`generate`: greedy, `num_outputs` tokens for each prompt of token ids. `options` are settings of `LLM`."""
+    """`generate`: greedy, `num_outputs` tokens for each prompt of token ids; `kernels`: which ones it runs on.
+
+    `options` are settings of `LLM`.
+    """
     llm = LLM(**options)
 
     def generate(prompts: list[list[int]], num_outputs: int) -> list[list[int]]:
@@ -17,4 +21,4 @@ def load(options: dict[str, Any]) -> Jobs:
         outputs = llm.generate(prompts, params, use_tqdm=False)
         return [list(output.outputs[0].token_ids) for output in outputs]
 
-    return {"generate": generate}
+    return {"generate": generate, "kernels": backend_name}

@@ -7,6 +7,7 @@ the warm-up are sent and not counted.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import urllib.request
@@ -14,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from penstock.bench.latency import Objective, summarize, unit_of
-from penstock.bench.load_generator import Exchange, Load, offer
+from penstock.bench.load_generator import Load, offer
 from penstock.bench.own_server import OwnServer
 from penstock.bench.plot import write_plot
 from penstock.bench.report import Report, Row
@@ -24,6 +25,7 @@ from penstock.flags import MODEL_HELP
 
 PLOTTED = ("goodput", "completed", "TTFT p99", "ITL p99")
 MUST_EVENTS, STRETCH_EVENTS = 10_000.0, 25_000.0
+BURST = 64  # streams at once
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,17 +59,15 @@ def run(options: argparse.Namespace) -> int:
         url = (own.url if own is not None else options.url).removesuffix("/").removesuffix("/v1")
         model = model_name(url)
         for rate in rates:
-            cpu, exchanges = own.front_end_cpu() if own else 0.0, []
             runs = []
             for seed in range(options.seeds):
-                answered = offer(url, model, load_of(options, rate, seed))
-                exchanges += answered
-                runs.append(summarize(answered, options.warm_up, options.warm_up + options.seconds, slo_of(options)))
+                exchanges = offer(url, model, load_of(options, rate, seed))
+                runs.append(summarize(exchanges, options.warm_up, options.warm_up + options.seconds, slo_of(options)))
             rows += rows_of(rate, runs)
-            if own is not None:
-                rows.append(events_row(rate, exchanges, own.front_end_cpu() - cpu))
             curves[rate] = {name: statistics.median(figures[name] for figures in runs) for name in PLOTTED}
             is_failed |= any(figures["failed"] for figures in runs)
+        if own is not None:
+            rows += burst_rows(own, model, options)
     if options.plot is not None:
         write_plot(options.plot, curves)
     Report(benchmark="serve", command=command_of(options), rows=rows).publish(options.json)
@@ -131,12 +131,31 @@ def rows_of(rate: float, runs: list[dict[str, float]]) -> list[Row]:
     return rows
 
 
-def events_row(rate: float, exchanges: list[Exchange], cpu: float) -> Row:
-    """Server-sent events per CPU second of the front-end, all of its work in it (parsing, tokenising, metrics)."""
+def burst_rows(own: OwnServer, model: str, options: argparse.Namespace) -> list[Row]:
+    """All streams at once: tokens per second over HTTP, and events per CPU second of the front-end (parsing,
+    tokenising, metrics and events)."""
+    load = dataclasses.replace(load_of(options, 1.0, 0), rate=0.0, seconds=0.0, at_once=BURST)
+    offer(own.url, model, dataclasses.replace(load, seed=load.seed + 50))  # warm-up
+    cpu = own.front_end_cpu()
+    exchanges = [exchange for exchange in offer(own.url, model, load) if exchange.is_complete]
+    cpu = own.front_end_cpu() - cpu
+    if not exchanges:
+        raise PenstockError("the server completed none of the requests that came at once")
+    seconds = max(exchange.events[-1] for exchange in exchanges)
     num_events = sum(len(exchange.events) for exchange in exchanges)
-    note = f"must >= {MUST_EVENTS:,.0f} at full load, stretch {STRETCH_EVENTS:,.0f}; {cpu:.2f} CPU seconds"
-    name = f"{rate:g} req/s: front-end events per CPU second"
-    return Row(name=name, value=num_events / max(cpu, 0.01), unit="1/s", limit=MUST_EVENTS, note=note)
+    tokens = sum(exchange.num_tokens for exchange in exchanges)
+    note = f"must >= {MUST_EVENTS:,.0f}, stretch {STRETCH_EVENTS:,.0f}; {num_events:,} events in {cpu:.2f} CPU seconds"
+    name = f"{len(exchanges)} at once"
+    return [
+        Row(name=f"{name}: output, prompts included", value=tokens / seconds, unit="tok/s"),
+        Row(
+            name=f"{name}: events per front-end CPU second",
+            value=num_events / max(cpu, 0.01),
+            unit="1/s",
+            limit=MUST_EVENTS,
+            note=note,
+        ),
+    ]
 
 
 def command_of(options: argparse.Namespace) -> str:

@@ -29,7 +29,7 @@ LONGEST_SOCKET_NAME = len("/client-000000000")
 BACKLOG = 2048
 EXAMPLE = """\
   curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
-    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Why is the sky blue?"}}]}}'
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Why is the sky blue?"}}], "max_tokens": 60}}'
 """
 
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         config=config, folder=str(model.folder), max_model_len=context_of(config, spec), run_dir=build_run_dir()
     )
     say(f"Penstock {penstock.__version__}: loading {config.model.served_model_name} from {model.folder}")
-    listener.listen(BACKLOG)
+    listen(listener, config.server)
 
     def announce(engine: EngineStarted) -> None:
         say(ready_text(config, engine, time.monotonic() - began))
@@ -81,9 +81,21 @@ def bind(server: ServerConfig) -> socket.socket:
     except PermissionError:
         raise ConfigError("port", f"{server.port} may not be used without more rights; take one above 1023") from None
     except OSError as error:
-        listener.close()
-        raise PenstockError(f"--port: cannot listen on {server.host} port {server.port}: {error.strerror}") from None
+        raise port_error(server, error) from None
     return listener
+
+
+def listen(listener: socket.socket, server: ServerConfig) -> None:
+    """Take connections from now on, which wait for a front-end. Raises `PenstockError` if another was faster."""
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise port_error(server, error) from None
+
+
+def port_error(server: ServerConfig, error: OSError) -> PenstockError:
+    """One line that names the port."""
+    return PenstockError(f"--port: cannot listen on {server.host} port {server.port}: {error.strerror}")
 
 
 def check_device(config: EngineConfig) -> None:

@@ -20,7 +20,7 @@ PARTS = (".scale", ".minimum")  # of a quantised weight, beside it
 
 
 def stream_weights(folder: Path) -> Iterator[tuple[str, Weight]]:
-    """(name, weight) of all tensors; the weight is valid until the next one. Raises `ModelError` for broken files."""
+    """(name, weight) of all tensors, each a view of the mapped file. Raises `ModelError` for broken files."""
     for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:

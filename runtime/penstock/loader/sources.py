@@ -81,6 +81,7 @@ def check_folder(folder: Path) -> None:
         found = ", ".join(sorted(path.name for path in folder.glob("*.gguf")))
         hint = f"; it holds {found}: give the path of the .gguf file" if found else ""
         raise ModelError(f"{folder}: the folder has no config.json{hint}")
+    refuse_pickles(folder)
     ModelSpec.from_folder(folder)
     weight_files(folder)
     if not (folder / "tokenizer.json").is_file():
@@ -88,6 +89,13 @@ def check_folder(folder: Path) -> None:
             f"{folder}: the folder has no tokenizer.json; "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes one"
         )
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise `ModelError` for a folder whose only weights are pickles."""
+    has_pickles = any(path for pattern in PICKLES for path in folder.glob(pattern))
+    if has_pickles and not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder}: no safetensors file; {PICKLE_REFUSED}")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -106,7 +114,5 @@ def weight_files(folder: Path) -> list[Path]:
             f"{folder}: {', '.join(missing)} of model.safetensors.index.json is missing; fetch the model again"
         )
     if not files:
-        if any(path for pattern in PICKLES for path in folder.glob(pattern)):
-            raise ModelError(f"{folder}: no safetensors file; {PICKLE_REFUSED}")
         raise ModelError(f"{folder}: no safetensors file in the folder")
     return files

@@ -82,7 +82,8 @@ def candidate_thresholds(weights: Weights, limits: FilterLimits) -> Floats:
         thresholds = np.where(limits.top_k > 0, above, thresholds)
     is_min_p_alone = (limits.top_k == 0) & (limits.min_p > 0)
     thresholds = np.where(is_min_p_alone, limits.min_p, np.maximum(thresholds, limits.min_p))
-    return np.clip(thresholds, SMALLEST, LARGEST)
+    clipped: Floats = np.clip(thresholds, SMALLEST, LARGEST)
+    return clipped
 
 
 def keep_exactly(weights: Weights, limits: FilterLimits) -> Kept:
@@ -104,15 +105,16 @@ def keep(weights: Weights, limits: FilterLimits, thresholds: Floats) -> Kept:
     token_ids, values, sizes = _sorted_candidates(weights, thresholds)
     running = np.cumsum(values, axis=1, dtype=np.float64)
     first = np.where(limits.top_k > 0, np.minimum(limits.top_k, weights.vocab_size), UNLIMITED)
-    above = (values >= limits.min_p[:, None]).sum(axis=1)
-    first = np.where(limits.min_p > 0, np.minimum(first, np.maximum(above, 1)), first)
+    above = np.maximum((values >= limits.min_p[:, None]).sum(axis=1), 1)
+    is_counted = (limits.min_p > 0) & (thresholds <= limits.min_p)  # else some that min_p keeps may be missing
+    first = np.where(is_counted, np.minimum(first, above), first)
     is_first_known = first <= sizes
     index = np.arange(len(sizes))
     base = np.where(is_first_known, running[index, np.where(is_first_known, first, 1) - 1], weights.totals)
     nucleus = (running < (limits.top_p * base)[:, None]).sum(axis=1) + 1
     counts = np.where(limits.top_p < 1.0, np.minimum(first, nucleus), first)
     is_all = thresholds <= 0
-    is_known = is_first_known | (first == UNLIMITED)
+    is_known = is_first_known | ((limits.top_k == 0) & (limits.min_p == 0))
     return Kept(
         token_ids=token_ids,
         running=running,

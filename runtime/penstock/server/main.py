@@ -26,8 +26,6 @@ from penstock.models.spec import ModelSpec
 from penstock.server.app import build_app
 from penstock.server.metrics import Metrics
 from penstock.server.serving import model_name
-from penstock.server.metrics import Metrics
-from penstock.server.serving import model_name
 from penstock.tokenizer import Tokenizer
 
 LAST_BYTES_SECONDS = 3  # for connections to close after the last stream ended

@@ -91,9 +91,9 @@ PENSTOCK_API int64_t penstock_embedding(const penstock::Weight* weight, const in
 
 PENSTOCK_API void penstock_rms_norm(const float* x, const float* norm, float eps, int64_t rows, int columns, float* out) {
   const Guard guard(library_lock());
-  constexpr int64_t kRowsPerItem = 16;
-  penstock::parallel_for(static_cast<int>((rows + kRowsPerItem - 1) / kRowsPerItem), [&](int item) {
-    for (int64_t i = item * kRowsPerItem; i < std::min(rows, (item + 1) * kRowsPerItem); ++i) {
+  constexpr int64_t kNormRowsPerItem = 16;
+  penstock::parallel_for(static_cast<int>((rows + kNormRowsPerItem - 1) / kNormRowsPerItem), [&](int item) {
+    for (int64_t i = item * kNormRowsPerItem; i < std::min(rows, (item + 1) * kNormRowsPerItem); ++i) {
       penstock::rms_norm_row(x + i * columns, norm, eps, columns, out + i * columns);
     }
   });

@@ -1,9 +1,9 @@
 #include "attention.h"
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
+#include "attention_keys.h"
 #include "pool.h"
 #include "scratch.h"
 #include "tiles.h"
@@ -11,21 +11,9 @@
 namespace penstock {
 namespace {
 
-// Keys of one step of the online softmax. Steps begin at multiples of it in the sequence, so that a query's result does
-// not depend on the chunk that it came in.
-constexpr int kKeys = 64;
-constexpr int kTilesOfKeys = kKeys / kLanes;
-constexpr int kRowsPerItem = 48;  // (query, head) rows that share one read of the keys
+constexpr int kQueryRowsPerItem = 48;  // (query, head) rows that share one read of the keys
 constexpr int kRunsPerThread = 4;
 constexpr float kLowest = -1e30f;
-
-// Queries [first, first + count) of a request, for all heads of one KV head.
-struct Item {
-  Request request;
-  int first;
-  int count;
-  int kv_head;
-};
 
 // Working memory of one item; rows are (query, head of the group).
 struct Workspace {
@@ -66,104 +54,6 @@ Workspace lay_out(const Cache& cache, int rows) {
   w.total = reinterpret_cast<float*>(take(count * 4));
   w.decay = reinterpret_cast<float*>(take(count * 4));
   return w;
-}
-
-alignas(64) constexpr uint8_t kZeros[kMaxHeadDim * 4] = {};
-
-// Where 64 keys and values lie; zeros stand in for those that do not exist.
-struct Keys {
-  uint64_t found;  // bit i: key i exists
-  const uint8_t* keys[kKeys];
-  const uint8_t* values[kKeys];
-};
-
-// One step of the online softmax: keys [begin, begin + 64) for all rows of an item.
-struct Place {
-  const Item* item;
-  int begin;
-
-  int first_position() const { return item->request.seq_len - item->request.count + item->first; }
-  int end() const { return first_position() + item->count; }
-  int live() const { return std::min(kKeys, end() - begin); }
-};
-
-// Finds the keys of a step, and asks for them: what they fetch is needed one step later.
-void find_keys(const Step& step, const Cache& cache, const Place& place, Keys* out) {
-  const int64_t unit = static_cast<int64_t>(cache.unit());
-  const int bytes = cache.head_dim * static_cast<int>(unit), live = place.live();
-  out->found = 0;
-  for (int i = 0; i < kKeys;) {
-    const int offset = (place.begin + i) % cache.block_size;
-    const int run = i < live ? std::min(live - i, cache.block_size - offset) : kKeys - i;
-    const uint8_t* slot =
-        i < live ? find_slot(step, cache, place.item->request.row, place.item->kv_head, place.begin + i) : nullptr;
-    for (int end = i + run; i < end; ++i) {
-      out->keys[i] = out->values[i] = kZeros;
-      if (slot == nullptr) continue;
-      out->found |= uint64_t{1} << i;
-      out->keys[i] = slot;
-      out->values[i] = slot + cache.plane_stride * unit;
-      for (int line = 0; line < bytes; line += 64) {
-        __builtin_prefetch(out->keys[i] + line);
-        __builtin_prefetch(out->values[i] + line);
-      }
-      slot += cache.slot_stride * unit;
-    }
-  }
-}
-
-// Where a head is shorter than the padded length, replaces the rows by copies with zeros behind.
-void pad_rows(const Cache& cache, uint8_t* copies, const uint8_t** rows) {
-  const size_t bytes = static_cast<size_t>(cache.head_dim) * cache.unit();
-  const size_t padded = static_cast<size_t>(cache.padded_dim()) * cache.unit();
-  if (bytes == padded) return;
-  for (int i = 0; i < kKeys; ++i) {
-    uint8_t* copy = copies + static_cast<size_t>(i) * padded;
-    std::memcpy(copy, rows[i], bytes);
-    std::memset(copy + bytes, 0, padded - bytes);
-    rows[i] = copy;
-  }
-}
-
-void pack_keys(const Cache& cache, const uint8_t* const* rows, int tiles, uint8_t* out) {
-  const int steps = cache.padded_dim() * static_cast<int>(cache.unit()) / 4;
-  for (int tile = 0; tile < tiles; ++tile) {
-    const uint32_t* lanes[kLanes];
-    for (int i = 0; i < kLanes; ++i) lanes[i] = reinterpret_cast<const uint32_t*>(rows[tile * kLanes + i]);
-    uint32_t* target = reinterpret_cast<uint32_t*>(out) + tile * steps * kLanes;
-    for (int step = 0; step < steps; step += kLanes) transpose16(lanes, step, target + step * kLanes, kLanes);
-  }
-}
-
-void pack_values(const Cache& cache, const uint8_t* const* rows, int tiles, uint8_t* out) {
-  const int dim = cache.padded_dim();
-  if (cache.is_float) {
-    for (int key = 0; key < tiles * kLanes; ++key) {
-      const float* row = reinterpret_cast<const float*>(rows[key]);
-      for (int i = 0; i < dim; i += kLanes) {
-        store(reinterpret_cast<float*>(out) + (i / kLanes * kKeys + key) * kLanes, load(row + i));
-      }
-    }
-    return;
-  }
-  for (int pair = 0; pair < tiles * kLanes / 2; ++pair) {
-    const uint16_t* even = reinterpret_cast<const uint16_t*>(rows[2 * pair]);
-    const uint16_t* odd = reinterpret_cast<const uint16_t*>(rows[2 * pair + 1]);
-    for (int i = 0; i < dim; i += kLanes) {
-      store_bytes(out + static_cast<size_t>((i / kLanes * (kKeys / 2) + pair) * 64), interleave16(even + i, odd + i));
-    }
-  }
-}
-
-// Turns `count` rows of 4-byte elements into [steps][16]: what multiply_tiles reads, with 64 bytes to a step.
-void interleave_rows(const uint8_t* rows, size_t row_bytes, int count, int steps, uint8_t* out) {
-  const uint32_t* lanes[kLanes];
-  for (int r = 0; r < kLanes; ++r) {
-    lanes[r] = reinterpret_cast<const uint32_t*>(rows + static_cast<size_t>(std::min(r, count - 1)) * row_bytes);
-  }
-  for (int step = 0; step < steps; step += kLanes) {
-    transpose16(lanes, step, reinterpret_cast<uint32_t*>(out) + step * kLanes, kLanes);
-  }
 }
 
 // One row's step of the online softmax over the scores of the keys whose bit is set.
@@ -256,15 +146,20 @@ void score_keys(const Shared& shared, const Item& item, const Workspace& w, int 
   }
 }
 
-// The next keys for all rows of an item.
-void take_step(const Shared& shared, const Workspace& w, const Place& place, Keys* at) {
+// The next keys for all rows of an item. Those of the step to come are asked for on the way, a few at a time: a core
+// keeps only some tens of reads in flight.
+void take_step(const Shared& shared, const Workspace& w, const Place& place, Keys* at, const Keys& next) {
   const Cache& cache = shared.cache;
   const int tiles = (place.live() + kLanes - 1) / kLanes;
+  prefetch_quarter(cache, next, 0);
   pad_rows(cache, w.rows, at->keys);
   pack_keys(cache, at->keys, tiles, w.keys);
+  prefetch_quarter(cache, next, 1);
   pad_rows(cache, w.rows, at->values);
   pack_values(cache, at->values, tiles, w.values);
+  prefetch_quarter(cache, next, 2);
   score_keys(shared, *place.item, w, tiles);
+  prefetch_quarter(cache, next, 3);
   const int rows = place.item->count * shared.group();
   for (int row = 0; row < rows; ++row) {
     const int position = place.first_position() + row / shared.group();
@@ -309,7 +204,7 @@ Place first_place(const Shared& shared, const Item* item) {
   return {item, lowest / kKeys * kKeys};
 }
 
-// Items [item, end), one after the other; each step finds the keys of the next one first, so that they are on their way.
+// Items [item, end), one after the other; each step begins by finding the keys of the next one.
 void attend(const Shared& shared, const Item* item, const Item* end) {
   Keys keys[2];
   Place place = first_place(shared, item);
@@ -323,7 +218,7 @@ void attend(const Shared& shared, const Item* item, const Item* end) {
     const Place next = is_last ? Place{place.item + 1, 0} : Place{place.item, place.begin + kKeys};
     const Place found = is_last && next.item < end ? first_place(shared, next.item) : next;
     if (found.item < end) find_keys(shared.step, shared.cache, found, &keys[turn ^ 1]);
-    take_step(shared, w, place, &keys[turn]);
+    take_step(shared, w, place, &keys[turn], found.item < end ? keys[turn ^ 1] : keys[turn]);
     if (is_last) {
       end_item(shared, *place.item, w);
       if (found.item < end) begin_item(shared, *found.item, w);
@@ -335,7 +230,7 @@ void attend(const Shared& shared, const Item* item, const Item* end) {
 // Late queries first: they see the most keys, and the last item should be a small one.
 std::vector<Item> list_items(const Shared& shared) {
   std::vector<Item> items;
-  const int at_once = std::max(1, kRowsPerItem / shared.group());
+  const int at_once = std::max(1, kQueryRowsPerItem / shared.group());
   for (int index = 0; index < shared.step.requests; ++index) {
     const Request request = request_at(shared.step, index);
     for (int first = (request.count - 1) / at_once * at_once; request.count > 0 && first >= 0; first -= at_once) {

@@ -5,9 +5,6 @@
 namespace penstock {
 namespace {
 
-// With few rows memory is the limit: the next pair is asked for while this one is used.
-constexpr int kRowsToPrefetchFor = 8;
-
 template <bool IsInt4>
 PENSTOCK_INLINE void load_group(const uint8_t* p, Bytes* w) {
   if constexpr (IsInt4) {
@@ -43,25 +40,22 @@ template <int R, bool IsInt4, bool HasFloatScales, bool IsSymmetric>
 void multiply_tile(const Pair& pair, int half, const Activations& x, const uint8_t* block, float* out) {
   const Weight& w = pair.weight;
   const uint8_t* tile = w.tile(2 * pair.index + half);
+  constexpr int group_bytes = IsInt4 ? 256 : 512, scale_bytes = HasFloatScales ? 64 : 32;
   const int groups = w.groups();
   const uint8_t* scales = w.scales(tile);
-  const uint8_t* minimums = scales + static_cast<size_t>(groups) * (HasFloatScales ? 64 : 32);
+  const uint8_t* minimums = scales + static_cast<size_t>(groups) * scale_bytes;
   const size_t scales_at = static_cast<size_t>(x.block_rows) * kGroup;
   const size_t sums_at = scales_at + static_cast<size_t>(x.block_rows) * 4;
-  constexpr int group_bytes = IsInt4 ? 256 : 512;
   const size_t ahead = pair.ahead();
   F32 acc[R];
   for (int r = 0; r < R; ++r) acc[r] = splat(0.0f);
   for (int group = 0; group < groups; ++group, tile += group_bytes, block += x.step_bytes) {
     Bytes weights[8];
     load_group<IsInt4>(tile, weights);
-    if constexpr (R <= kRowsToPrefetchFor) {
-      for (int line = 0; line < group_bytes; line += 64) __builtin_prefetch(tile + ahead + line);
-      if (group % 2 == 0) {
-        __builtin_prefetch(scales + ahead + group * 32);
-        if constexpr (!IsSymmetric) __builtin_prefetch(minimums + ahead + group * 32);
-      }
-    }
+    // The pair that comes next, while this one is used: with few rows memory is the limit.
+    for (int line = 0; line < group_bytes; line += 64) __builtin_prefetch(tile + ahead + line);
+    __builtin_prefetch(scales + ahead + group * scale_bytes);
+    if constexpr (!IsSymmetric) __builtin_prefetch(minimums + ahead + group * scale_bytes);
     const F32 scale = load_scales<HasFloatScales>(scales, group);
     const F32 minimum = IsSymmetric ? splat(0.0f) : load_scales<HasFloatScales>(minimums, group);
     const float* row_scales = reinterpret_cast<const float*>(block + scales_at);

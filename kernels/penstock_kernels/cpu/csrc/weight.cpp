@@ -60,7 +60,7 @@ void pack_integers(const Weight& w, const PackSource& source, int64_t tile, uint
   }
 }
 
-F32 load_scales(const Weight& w, const uint8_t* scales, int group) {
+F32 scales_of_group(const Weight& w, const uint8_t* scales, int group) {
   const uint8_t* p = scales + static_cast<size_t>(group * w.scale_bytes());
   return w.has_float_scales ? load(reinterpret_cast<const float*>(p)) : load_f16(reinterpret_cast<const uint16_t*>(p));
 }
@@ -68,9 +68,9 @@ F32 load_scales(const Weight& w, const uint8_t* scales, int group) {
 // The 32 columns of one group as float32: [32][16].
 void expand_group(const Weight& w, const uint8_t* tile, int group, float* out) {
   const uint8_t* scales = w.scales(tile);
-  const F32 scale = load_scales(w, scales, group);
+  const F32 scale = scales_of_group(w, scales, group);
   const uint8_t* minimums = scales + static_cast<size_t>(w.groups() * w.scale_bytes());
-  const F32 minimum = w.is_symmetric ? mul(scale, splat(-128.0f)) : load_scales(w, minimums, group);
+  const F32 minimum = w.is_symmetric ? mul(scale, splat(-128.0f)) : scales_of_group(w, minimums, group);
   const uint8_t* bytes = tile + static_cast<size_t>(group) * static_cast<size_t>(w.group_bytes());
   for (int chunk = 0; chunk < 8; ++chunk) {
     Bytes four;

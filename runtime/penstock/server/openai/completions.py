@@ -8,11 +8,12 @@ from typing import Any, cast
 
 from penstock.core.request import Request
 from penstock.engine.output import OutputDelta
+from penstock.errors import InvalidRequest
 from penstock.server.exchange import Exchange
 from penstock.server.openai.generation import ChoiceState, Generation, new_id
 from penstock.server.openai.logprobs import LogprobWriter, join_logprobs
-from penstock.server.openai.parsing import parse
-from penstock.server.openai.protocol import CompletionRequest
+from penstock.server.openai.parsing import EXPECTED, parse
+from penstock.server.openai.protocol import MAX_PROMPTS, CompletionRequest
 from penstock.server.openai.reply import reply
 from penstock.server.openai.sampling import check_num_choices, completion_params
 from penstock.server.openai.sse import encode_json
@@ -53,10 +54,17 @@ async def create_completion(serving: Serving, exchange: Exchange) -> None:
 
 
 def prompts_of(request: CompletionRequest) -> list[PromptValue]:
-    """The prompts as a list; a list of numbers is one prompt of token ids, and so is an empty list."""
+    """The prompts as a list; a list of numbers is one prompt of token ids, and so is an empty list.
+
+    Raises `InvalidRequest` for too many prompts, and for texts among lists of ids.
+    """
     prompt = request.prompt
     if isinstance(prompt, str) or not prompt or isinstance(prompt[0], int):
         return [cast(PromptValue, prompt)]
+    if len(prompt) > MAX_PROMPTS:
+        raise InvalidRequest(f"prompt: at most {MAX_PROMPTS:,} prompts fit into one request", "prompt")
+    if len({type(each) for each in prompt}) > 1:
+        raise InvalidRequest(f"prompt: {EXPECTED['prompt']}", "prompt")
     return cast(list[PromptValue], prompt)
 
 

@@ -20,6 +20,7 @@ SAME_NAME = (
     "presence_penalty",
     "frequency_penalty",
     "repetition_penalty",
+    "logit_bias",
     "seed",
     "ignore_eos",
     "include_stop_str_in_output",
@@ -68,8 +69,6 @@ def common_fields(request: GenerationRequest) -> dict[str, Any]:
         given["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
     if request.stop_token_ids is not None:
         given["stop_token_ids"] = tuple(request.stop_token_ids)
-    if request.logit_bias is not None:
-        given["logit_bias"] = {int(token_id): bias for token_id, bias in request.logit_bias.items()}
     return given
 
 
