@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from penstock.config import EngineConfig, ModelConfig
-from penstock.engine.core_process import fit_context
+from penstock.engine.context import fit_context
 from penstock.engine.messages import AddRequest, ClientBatch, SchedulerStats
 from penstock.errors import OutOfMemory
 from penstock.sampling.params import SamplingParams
@@ -108,16 +108,16 @@ def asking_for(launch, max_model_len):
 
 
 def test_the_context_shrinks_to_what_memory_holds_if_nobody_asked_for_more(launch):
-    assert fit_context(launch, capacity_of(1 + CONTEXT)) == CONTEXT
-    assert fit_context(launch, capacity_of(1 + 10)) == 40  # blocks of 4 tokens, and the dummy block
+    assert fit_context(launch.config, CONTEXT, capacity_of(1 + CONTEXT)) == CONTEXT
+    assert fit_context(launch.config, CONTEXT, capacity_of(1 + 10)) == 40  # blocks of 4 tokens, and the dummy block
 
 
 def test_a_context_that_was_asked_for_must_fit(launch):
-    assert fit_context(asking_for(launch, 40), capacity_of(1 + 10)) == 40
+    assert fit_context(asking_for(launch, 40).config, CONTEXT, capacity_of(1 + 10)) == 40
     with pytest.raises(OutOfMemory, match="44 needs 11 MiB; lower --max-model-len"):
-        fit_context(asking_for(launch, 44), capacity_of(1 + 10))
+        fit_context(asking_for(launch, 44).config, CONTEXT, capacity_of(1 + 10))
 
 
 def test_not_even_one_block_is_out_of_memory(launch):
     with pytest.raises(OutOfMemory):
-        fit_context(launch, capacity_of(1))
+        fit_context(launch.config, CONTEXT, capacity_of(1))

@@ -27,13 +27,13 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the continuation; returns the exit code."""
-    from penstock.commands.streaming import quiet_llm, stream_text
+    from penstock.commands.streaming import quiet_llm
 
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     with quiet_llm(settings_from(args)) as llm:
         params = sampling_from(args, llm.default_params(max_tokens=64))
         parts, last = [], None
-        for last in stream_text(llm, prompt, params):
+        for last in llm.stream(prompt, params):
             parts.append(last.text)
             if not args.json and not args.no_stream:
                 print(last.text, end="", flush=True)

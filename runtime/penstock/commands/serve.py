@@ -15,6 +15,7 @@ import setproctitle
 import penstock
 from penstock import envs
 from penstock.config import EMBEDDED_MODEL, EngineConfig, ServerConfig
+from penstock.engine.context import wanted_context
 from penstock.engine.launch import EngineStarted, Launch
 from penstock.engine.supervisor import Supervisor
 from penstock.errors import ConfigError, PenstockError
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     spec = ModelSpec.from_folder(model.folder)
     config = named(config, model)
     launch = Launch(
-        config=config, folder=str(model.folder), max_model_len=context_of(config, spec), run_dir=build_run_dir()
+        config=config, folder=str(model.folder), max_model_len=wanted_context(config, spec), run_dir=build_run_dir()
     )
     say(f"Penstock {penstock.__version__}: loading {config.model.served_model_name} from {model.folder}")
     listen(listener, config.server)
@@ -109,16 +110,6 @@ def named(config: EngineConfig, model: ResolvedModel) -> EngineConfig:
     """The configuration with the name that clients use filled in."""
     name = config.model.served_model_name or model.name
     return dataclasses.replace(config, model=dataclasses.replace(config.model, served_model_name=name))
-
-
-def context_of(config: EngineConfig, spec: ModelSpec) -> int:
-    """The longest request in tokens. Raises `ConfigError` if more is asked for than the model can."""
-    wanted = config.model.max_model_len
-    if wanted is not None and wanted > spec.max_position:
-        raise ConfigError(
-            "max_model_len", f"{wanted:,} is more than the model's context of {spec.max_position:,} tokens"
-        )
-    return wanted or spec.max_position
 
 
 def build_run_dir() -> str:

@@ -19,13 +19,14 @@ from penstock import envs
 from penstock.core.request import Request, RequestKey
 from penstock.engine.child import ChildArguments, begin
 from penstock.engine.client import has_message
+from penstock.engine.context import fit_context
 from penstock.engine.core import EngineCore
 from penstock.engine.launch import ChildFailed, EngineStarted, Launch
 from penstock.engine.messages import ClientBatch, ClientHello, EngineReady, SchedulerStats, StepOutputs
-from penstock.errors import OutOfMemory, PenstockError
+from penstock.errors import PenstockError
 from penstock.logs import configure, event
 from penstock.wire import decoder, encode
-from penstock.worker.executor import Capacity, ProcessExecutor, WorkerDied
+from penstock.worker.executor import ProcessExecutor, WorkerDied
 
 STATS_SECONDS = 0.5  # how old the gauges of a front-end may get while steps are made
 QUIET_MS = 1000
@@ -183,28 +184,10 @@ class CoreServer:
             outbox.send(encode(nothing), zmq.NOBLOCK)
 
 
-def fit_context(launch: Launch, capacity: Capacity) -> int:
-    """The longest request that the KV cache holds, in tokens, at most the launch's limit.
-
-    Raises `OutOfMemory` if someone asked for more than fits (`--max-model-len`), or if not even one block fits.
-    """
-    block_size = launch.config.cache.block_size
-    num_tokens = (capacity.num_blocks - 1) * block_size  # block 0 is the dummy
-    wanted = launch.config.model.max_model_len
-    if num_tokens < (wanted or block_size):
-        needed = -(-(wanted or block_size) // block_size) * capacity.block_bytes
-        raise OutOfMemory(
-            f"too little memory for the KV cache: it holds {num_tokens:,} tokens, but one request "
-            f"of {wanted or block_size:,} needs {needed / 2**20:,.0f} MiB; lower --max-model-len "
-            "or raise --kv-cache-memory"
-        )
-    return min(launch.max_model_len, num_tokens)
-
-
 def build_server(launch: Launch, executor: ProcessExecutor, epoch: int) -> tuple[CoreServer, EngineStarted]:
     """Load the model and open the sockets. Raises `PenstockError` with a line for a person."""
     capacity = executor.start()
-    max_model_len = fit_context(launch, capacity)
+    max_model_len = fit_context(launch.config, launch.max_model_len, capacity)
     core = EngineCore(launch.config, executor, capacity, max_model_len)
     num_blocks, block_size = capacity.num_blocks - 1, launch.config.cache.block_size
     ready = EngineReady(epoch=epoch, num_blocks=num_blocks, block_size=block_size, max_model_len=max_model_len)

@@ -7,18 +7,17 @@ import itertools
 import signal
 import threading
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from penstock.config import EngineConfig
 from penstock.core.request import Request, RequestKey
+from penstock.engine.context import fit_context, wanted_context
 from penstock.engine.core import EngineCore
-from penstock.engine.core_process import fit_context
 from penstock.engine.input import InputProcessor
-from penstock.engine.launch import Launch
-from penstock.engine.output import OutputProcessor
+from penstock.engine.output import OutputDelta, OutputProcessor
 from penstock.engine.request_output import OutputCollector, RequestOutput
 from penstock.errors import ConfigError, InvalidRequest, PenstockError
 from penstock.flags import parse_bytes, plain_type
@@ -46,13 +45,7 @@ class LLM:
         self.name = self.config.model.served_model_name or resolved.name
         self._executor = InlineExecutor(self.config, resolved.folder)
         capacity = self._executor.start()
-        launch = Launch(
-            config=self.config,
-            folder=str(resolved.folder),
-            max_model_len=wanted_context(self.config, self.spec),
-            run_dir="",
-        )
-        self.max_model_len = fit_context(launch, capacity)
+        self.max_model_len = fit_context(self.config, wanted_context(self.config, self.spec), capacity)
         self._core = EngineCore(self.config, self._executor, capacity, self.max_model_len)
         self._input = InputProcessor(
             self.spec, self.tokenizer, max_model_len=self.max_model_len, block_size=self.config.cache.block_size
@@ -72,6 +65,7 @@ class LLM:
     def close(self) -> None:
         """Give back the model's memory; may be called twice."""
         self._is_closed = True
+        self._core.close()
         self._executor.close()
 
     def default_params(self, **given: Any) -> SamplingParams:
@@ -108,6 +102,27 @@ class LLM:
         conversations: Sequence[Any] = [messages] if not messages or isinstance(messages[0], Mapping) else messages
         prompts = [self.tokenizer.render_chat(conversation, **template_options) for conversation in conversations]
         return self._generate(prompts, sampling_params, use_tqdm=use_tqdm, is_chat=True)
+
+    def stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, add_special_tokens: bool = True
+    ) -> Generator[OutputDelta]:
+        """Continue one prompt, delta by delta; whoever stops iterating (Ctrl-C too) leaves an idle engine behind."""
+        params = sampling_params or self.default_params()
+        requests = self._input.build(
+            prompt,
+            params,
+            request_id=f"request-{next(self._request_numbers)}",
+            add_special_tokens=add_special_tokens,
+        )
+        deltas: list[OutputDelta] = []
+        self._start(requests, deltas.append)
+        try:
+            while self._core.has_work:
+                self._step()
+                yield from deltas
+                deltas.clear()
+        finally:
+            self._abort_all()
 
     def _generate(
         self,
@@ -152,13 +167,9 @@ class LLM:
         """Make steps until every request has ended; an interrupt leaves an idle engine behind, a failed step none."""
         try:
             for requests, collector in zip(batches, collectors, strict=True):
-                for request in requests:
-                    self._output.add(request, collector.take)
-                    self._core.add(request)
+                self._start(requests, collector.take)
             while self._core.has_work:
-                for outputs in self._core.step().values():
-                    if stopped := self._output.process(outputs):
-                        self._core.abort([RequestKey(0, handle) for handle in stopped])
+                self._step()
                 check_interrupt()
         except KeyboardInterrupt:
             self._abort_all()
@@ -166,6 +177,16 @@ class LLM:
         finally:
             if len(self._output):  # a step failed, and the engine's state is unknown
                 self.close()
+
+    def _start(self, requests: Sequence[Request], sink: Callable[[OutputDelta], None]) -> None:
+        for request in requests:
+            self._output.add(request, sink)
+            self._core.add(request)
+
+    def _step(self) -> None:
+        for outputs in self._core.step().values():
+            if stopped := self._output.process(outputs):
+                self._core.abort([RequestKey(0, handle) for handle in stopped])
 
     def _abort_all(self) -> None:
         """Forget all requests and let the engine come to rest."""
@@ -201,14 +222,6 @@ def typed(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
     if not is_right:
         raise ConfigError(field.name, f"{value!r} is not of type {kind.__name__}")
     return value
-
-
-def wanted_context(config: EngineConfig, spec: ModelSpec) -> int:
-    """The longest request in tokens, as far as the model knows positions; raises `ConfigError` for more than that."""
-    wanted = config.model.max_model_len or spec.max_position
-    if wanted > spec.max_position:
-        raise ConfigError("max_model_len", f"{wanted:,} is more than the model's own {spec.max_position:,}")
-    return wanted
 
 
 def as_prompts(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:

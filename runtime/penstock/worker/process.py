@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
-import os
 import signal
 import socket
 import sys
@@ -17,19 +15,11 @@ import setproctitle
 from penstock import envs
 from penstock.core.plan import StepPlan
 from penstock.errors import PenstockError
+from penstock.lifetime import die_with_parent
 from penstock.logs import configure
 from penstock.wire import decoder, encode
 from penstock.worker.channel import Channel
 from penstock.worker.executor import Loaded, LoadFailed, WorkerLaunch
-
-PR_SET_PDEATHSIG = 1  # prctl(2)
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when `parent` dies, also in the middle of a step."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the line above
-        sys.exit(1)
 
 
 def main(words: Sequence[str]) -> int:
@@ -40,10 +30,7 @@ def main(words: Sequence[str]) -> int:
     arguments = parser.parse_args(words)
     launch = msgspec.json.decode(arguments.launch.read_bytes(), type=WorkerLaunch)
     die_with_parent(launch.parent)
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # sent to the whole group, but the parent decides: it may be draining
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides: it may be draining
         signal.signal(number, signal.SIG_IGN)
     setproctitle.setproctitle(f"penstock:worker-{launch.rank}")
     configure(f"worker-{launch.rank}", envs.log_level())
