@@ -17,6 +17,7 @@ from penstock.core.request import Request, RequestKey
 from penstock.engine.context import fit_context, wanted_context
 from penstock.engine.core import EngineCore
 from penstock.engine.input import InputProcessor
+from penstock.engine.messages import SchedulerStats
 from penstock.engine.output import OutputDelta, OutputProcessor
 from penstock.engine.request_output import OutputCollector, RequestOutput
 from penstock.errors import ConfigError, InvalidRequest, PenstockError
@@ -71,6 +72,10 @@ class LLM:
     def default_params(self, **given: Any) -> SamplingParams:
         """Sampling parameters with the model's own defaults where nothing is given."""
         return self._input.default_params(**given)
+
+    def stats(self) -> SchedulerStats:
+        """Gauges and totals of the engine as of now."""
+        return self._core.stats()
 
     def generate(
         self,
