@@ -21,7 +21,7 @@ FORMS = {"float32": {"dtype": "float32"}, "deterministic": {"deterministic": Tru
 
 def run(form: str, *, alone: bool = False, repeat: bool = False, **settings):
     """Everything a client could see of the answers."""
-    with LLM(max_model_len=512, **{"kv_cache_memory": "64MiB", **FORMS[form], **settings}) as llm:
+    with LLM(**{"max_model_len": 512, "kv_cache_memory": "64MiB", **FORMS[form], **settings}) as llm:
         if alone:
             outputs = [llm.generate(p, s, use_tqdm=False)[0] for p, s in zip(PROMPTS, PARAMS, strict=True)]
         else:
@@ -76,6 +76,6 @@ def test_block_sizes_change_nothing(form, expected):
 
 def test_preemption_in_the_middle_changes_nothing(form, expected):
     page = 30 * 3 * 2 * 16 * 64 * (4 if form == "float32" else 2)  # bytes of a block of 16 tokens, all layers
-    answers, preemptions = run(form, kv_cache_memory=33 * page, enable_prefix_caching=False)
+    answers, preemptions = run(form, kv_cache_memory=20 * page, max_model_len=256, enable_prefix_caching=False)
     assert preemptions > 0
     assert answers == expected

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from penstock.bench import job_loop
 from penstock.errors import PenstockError
+from penstock.loader.progress import say
 
 OWN_ENGINE = Path(__file__).with_name("own_engine.py")
 STDERR_LINES = 12
@@ -33,6 +34,7 @@ class Contestant:
 
     def __init__(self, name: str, engine_file: Path, options: Mapping[str, Any], python: str = sys.executable) -> None:
         self.name = name
+        say(f"loading {name}")
         self._stderr = tempfile.TemporaryFile("w+", errors="replace")
         began = time.perf_counter()
         self._process = subprocess.Popen(

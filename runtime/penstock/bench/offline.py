@@ -22,6 +22,7 @@ from penstock.bench.report import Report, Row
 from penstock.config import EMBEDDED_MODEL
 from penstock.errors import PenstockError
 from penstock.flags import MODEL_HELP
+from penstock.loader.progress import say
 from penstock.loader.sources import resolve
 from penstock.models.spec import ModelSpec
 from penstock.worker.machine import num_cores
@@ -93,6 +94,7 @@ def run(options: argparse.Namespace) -> int:
         checks = check_rows(judge, table[streams[1]])
         rows += [*checks, *memory_rows(owns)]
     for weights in wanted[:1] if options.quick else wanted[:2]:
+        say(f"prefix cache, {weights}")
         rows += measure_prefix_cache(weights, own_options(weights, options), is_quick=options.quick)
     rows += [
         Row(name="limit: read bandwidth", value=ceiling.read_bandwidth / 1e9, unit="GB/s"),
@@ -139,6 +141,7 @@ def measure(engines: list[Contestant], streams: int, repeats: int) -> dict[str, 
         for engine in engines:
             if engine.name == "llama.cpp" and streams > 1:
                 continue  # its binding serves one stream at a time
+            say(f"{streams} streams: {engine.name}")
             first[engine.name].append(engine.generate(prompts, 1).seconds)
             answer = engine.generate(prompts, OUTPUT)
             whole[engine.name].append(answer.seconds)

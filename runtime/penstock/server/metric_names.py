@@ -24,6 +24,12 @@ def build_families(model: str, block_size: int) -> tuple[Family, ...]:
 def request_families() -> tuple[Family, ...]:
     """What front-ends count themselves."""
     codes = (*((str(status),) for status in STATUSES), ("other",))
+    counters = {
+        "penstock_request_aborts_total": "Choices that were aborted because their client left",
+        "penstock_prompt_tokens_total": "Prompt tokens of choices that were begun",
+        "penstock_cached_prompt_tokens_total": "Prompt tokens that were found in the prefix cache",
+        "penstock_generation_tokens_total": "Tokens generated for clients",
+    }
     return (
         Family(
             name="penstock_requests_total",
@@ -39,49 +45,24 @@ def request_families() -> tuple[Family, ...]:
             labels=("code",),
             values=codes,
         ),
-        Family(
-            name="penstock_request_aborts_total",
-            kind="counter",
-            text="Choices that were aborted because their client left",
-        ),
-        Family(name="penstock_prompt_tokens_total", kind="counter", text="Prompt tokens of requests that were begun"),
-        Family(
-            name="penstock_cached_prompt_tokens_total",
-            kind="counter",
-            text="Prompt tokens that were found in the prefix cache",
-        ),
-        Family(name="penstock_generation_tokens_total", kind="counter", text="Tokens generated for clients"),
-        Family(
-            name="penstock_time_to_first_token_seconds",
-            kind="histogram",
-            text="From the arrival of a request to the first token of a choice",
-            bounds=TTFT_BOUNDS,
-        ),
-        Family(
-            name="penstock_inter_token_latency_seconds",
-            kind="histogram",
-            text="Between two tokens of a choice",
-            bounds=ITL_BOUNDS,
-        ),
-        Family(
-            name="penstock_e2e_request_latency_seconds",
-            kind="histogram",
-            text="From the arrival of a request to the end of a choice",
-            bounds=E2E_BOUNDS,
-        ),
-        Family(
-            name="penstock_request_prompt_tokens",
-            kind="histogram",
-            text="Prompt tokens per choice",
-            bounds=TOKEN_BOUNDS,
-        ),
-        Family(
-            name="penstock_request_generation_tokens",
-            kind="histogram",
-            text="Generated tokens per choice",
-            bounds=TOKEN_BOUNDS,
-        ),
+        *(Family(name=name, kind="counter", text=text) for name, text in counters.items()),
+        *histogram_families(),
         Family(name="penstock_num_requests_in_flight", kind="gauge", text="Choices that front-ends have not ended"),
+    )
+
+
+def histogram_families() -> tuple[Family, ...]:
+    """Latencies and sizes of choices, as front-ends see them."""
+    first = "From the arrival of a request to the first token of a choice"
+    histograms = {
+        "penstock_time_to_first_token_seconds": (first, TTFT_BOUNDS),
+        "penstock_inter_token_latency_seconds": ("Between two tokens of a choice", ITL_BOUNDS),
+        "penstock_e2e_request_latency_seconds": ("From the arrival of a request to the end of a choice", E2E_BOUNDS),
+        "penstock_request_prompt_tokens": ("Prompt tokens per choice", TOKEN_BOUNDS),
+        "penstock_request_generation_tokens": ("Generated tokens per choice", TOKEN_BOUNDS),
+    }
+    return tuple(
+        Family(name=name, kind="histogram", text=text, bounds=bounds) for name, (text, bounds) in histograms.items()
     )
 
 
