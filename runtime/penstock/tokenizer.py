@@ -80,12 +80,17 @@ class Tokenizer:
         check_unicode(text, field)
         if max_tokens is not None and self._is_surely_longer(text, max_tokens):
             raise too_long(max_tokens, field)
-        token_ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        token_ids = self._ids(text, add_special_tokens=add_special_tokens)
         if add_special_tokens and self._must_add_bos and self.bos_token_id is not None:
             token_ids.insert(0, self.bos_token_id)
         if max_tokens is not None and len(token_ids) > max_tokens:
             raise too_long(max_tokens, field, len(token_ids))
         return token_ids
+
+    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text. The batch call lets other threads run meanwhile, `encode` holds the interpreter lock."""
+        ids: list[int] = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
+        return ids
 
     def _is_surely_longer(self, text: str, max_tokens: int) -> bool:
         """True if `text` has more than `max_tokens` tokens, found without tokenising much more than that many."""
@@ -94,8 +99,7 @@ class Tokenizer:
         count = 0
         if len(text) > 2 * PART_CHARACTERS:
             for start in range(0, len(text), PART_CHARACTERS):
-                part = self._backend.encode(text[start : start + PART_CHARACTERS], add_special_tokens=False)
-                count += len(part.ids) - PART_MARGIN
+                count += len(self._ids(text[start : start + PART_CHARACTERS], add_special_tokens=False)) - PART_MARGIN
                 if count > max_tokens:
                     return True
         return False
