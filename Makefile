@@ -48,4 +48,4 @@ verify: generate ## Fail if a generated file is not up to date
 	@git diff --exit-code -- docs/settings.md
 
 clean: ## Remove the virtual environment and everything built
-	rm -rf $(VENV) dist build kernels/penstock_kernels/cpu/*.so kernels/penstock_kernels/cpu/*.stamp
+	rm -rf $(VENV) dist build kernels/penstock_kernels/cpu/*.so

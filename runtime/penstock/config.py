@@ -76,7 +76,7 @@ class SchedulerConfig:
         2048, "most tokens in one step (the token budget); long prompts are computed in chunks", bounds=(1, 1 << 20)
     )
     target_itl_ms: float = setting(
-        100.0,
+        200.0,
         "while others decode, prompt chunks are sized so that a step takes about this long, in milliseconds; 0: off",
         bounds=(0, 60_000),
     )

@@ -49,6 +49,23 @@ class ModelUnknown(RequestError):
     kind = "not_found_error"
 
 
+class PathUnknown(RequestError):
+    """Nothing is served under this path."""
+
+    status = 404
+    kind = "not_found_error"
+
+
+class MethodNotAllowed(RequestError):
+    """The path is served, with other methods."""
+
+    status = 405
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
 class RequestTooLarge(RequestError):
     """The body is larger than the server accepts."""
 
@@ -75,6 +92,13 @@ class Overloaded(RequestError):
 
 class EngineFailure(RequestError):
     """The engine could not finish this request: it was in flight at two engine deaths, or its numbers went bad."""
+
+    status = 500
+    kind = "internal_error"
+
+
+class Internal(RequestError):
+    """A defect of ours; the message says nothing but where to look for it."""
 
     status = 500
     kind = "internal_error"

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from penstock.server import app as app_module
-from support.sites import MAX_BODY
+from penstock.server.endpoint import Endpoint
+from support.sites import MAX_BODY, open_site
 
 COMPLETIONS = "/v1/completions"
 
@@ -96,6 +97,14 @@ async def test_unknown_paths_and_methods_are_told_apart(site):
     assert reply.status_code == 405
     assert reply.headers["allow"] == "POST"
     error_of(reply)
+    reply = await site.http.delete("/livez")
+    assert reply.status_code == 405
+    assert reply.headers["allow"] == "GET, HEAD"
+    error_of(reply)
+    for path in ("/v1/models/", "/livez/", COMPLETIONS + "/", "/redoc"):  # nothing is redirected
+        reply = await site.http.get(path)
+        assert reply.status_code == 404, path
+        error_of(reply)
 
 
 @pytest.mark.parametrize("is_declared", [True, False])
@@ -159,18 +168,19 @@ async def test_a_failure_of_the_engine_ends_a_stream_with_an_error_event(site):
     assert site.llm.num_in_flight == 0
 
 
-async def test_a_defect_of_ours_ends_one_request_and_says_nothing(site, monkeypatch, caplog):
+async def test_a_defect_of_ours_ends_one_request_and_says_nothing(monkeypatch, caplog):
     async def broken(serving, exchange):
         raise KeyError("/secret/path")
 
-    routes = dict(app_module.ROUTES) | {"/version": app_module.Route("GET", broken, is_open=True)}
-    monkeypatch.setattr(app_module, "ROUTES", routes)
-    reply = await site.http.get("/version", headers={"x-request-id": "abc-1"})
-    assert reply.status_code == 500
-    assert "secret" not in reply.text
-    assert "abc-1" in error_of(reply)["message"]
-    assert "secret" in caplog.text
-    assert (await site.complete("ok", max_tokens=1))["choices"][0]["text"] == "ok"
+    monkeypatch.setattr(app_module, "ENDPOINTS", (Endpoint("GET", "/broken", broken), *app_module.ENDPOINTS))
+    async with open_site() as site:
+        reply = await site.http.get("/broken", headers={"x-request-id": "abc-1"})
+        assert reply.status_code == 500
+        assert "secret" not in reply.text
+        assert "abc-1" in error_of(reply)["message"]
+        assert "secret" in caplog.text
+        assert await site.metric('penstock_http_responses_total{code="500"}') == 1
+        assert (await site.complete("ok", max_tokens=1))["choices"][0]["text"] == "ok"
 
 
 @pytest.mark.parametrize(("given", "is_kept"), [("trace-7:a/b=", True), ("a b", False), ("x" * 200, False)])

@@ -56,7 +56,7 @@ class DecoderPlan(ABC):
     def run(
         self, hidden: Tensor, kv_cache: Tensor, inputs: AttentionInputs, first: int = 0, end: int | None = None
     ) -> None:
-        """Turn float32 `hidden` [T, hidden] into what layers [first, end) make of it, with the bits of the small functions.
+        """Turn float32 `hidden` [T, hidden] into what layers [first, end) make of it: the bits of the small functions.
 
         Layer i uses layer i of `kv_cache` [num_blocks, Hkv, L, 2, block_size, D].
         """

@@ -46,6 +46,9 @@ def runnable_variants() -> list[str]:
     current = [variant for variant in build.variants() if build.is_current(build.library_path(variant), digest)]
     if "baseline" not in current:
         return []
-    best = Library("baseline").best_variant().decode()
+    try:
+        best = Library("baseline").best_variant().decode()
+    except OSError:  # built against a newer C library
+        return []
     order = list(build.VARIANTS)
     return [variant for variant in current if order.index(variant) >= order.index(best)]

@@ -11,6 +11,7 @@ from torch import Tensor
 from penstock_kernels.cpu.attention_inputs import AttentionInputs, AttentionShape
 from penstock_kernels.cpu.decoder_plan import DecoderLayer, DecoderPlan, DecoderShape
 from penstock_kernels.cpu.library import Library
+from penstock_kernels.cpu.memory import Arena
 from penstock_kernels.cpu.native_attention import AttentionStruct, cache_struct, step_struct
 from penstock_kernels.cpu.native_decoder import NativePlan
 from penstock_kernels.cpu.native_weight import NativeWeight, require_dense
@@ -25,6 +26,7 @@ class NativeBackend:
 
     def __init__(self, library: Library) -> None:
         self._library = library
+        self._arena = Arena()
         self.name = f"c++ {library.variant}"
 
     def set_num_threads(self, count: int) -> None:
@@ -35,7 +37,9 @@ class NativeBackend:
         self, weight: Tensor | QuantWeight, *, compute: ComputeType, bias: Tensor | None, interleave_gate: bool
     ) -> PackedWeight:
         """See `ops.pack`."""
-        return NativeWeight(self._library, weight, compute=compute, bias=bias, interleave_gate=interleave_gate)
+        return NativeWeight(
+            self._library, self._arena, weight, compute=compute, bias=bias, interleave_gate=interleave_gate
+        )
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See `ops.rms_norm`."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from penstock_kernels.cpu.library import Library
+from penstock_kernels.cpu.memory import Arena
 from penstock_kernels.cpu.packed_weight import ComputeType, PackedWeight
 from penstock_kernels.cpu.quant_weight import QuantWeight
 
@@ -47,6 +48,7 @@ class NativeWeight(PackedWeight):
     def __init__(
         self,
         library: Library,
+        arena: Arena,
         weight: Tensor | QuantWeight,
         *,
         compute: ComputeType,
@@ -64,7 +66,7 @@ class NativeWeight(PackedWeight):
             is_gated=interleave_gate,
         )
         self._bias = None if bias is None else bias.detach().float().contiguous().clone()
-        self._data = torch.empty(nbytes, dtype=torch.uint8)
+        self._data = arena.take(nbytes)
         struct.data = self._data.data_ptr()
         struct.bias = None if self._bias is None else self._bias.data_ptr()
         self._struct = struct

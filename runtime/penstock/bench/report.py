@@ -11,6 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+PLAIN_WIDTH = 160  # columns, where the output is no terminal
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -57,7 +59,8 @@ class Report:
             numbers = (row.value, row.limit, row.peer, row.ratio)
             value, limit, peer, ratio = ("" if n is None else f"{n:,.4g}" for n in numbers)
             table.add_row(row.name, value, row.unit, limit, peer, ratio, row.note)
-        Console().print(table)
+        console = Console()
+        Console(width=None if console.is_terminal else PLAIN_WIDTH).print(table)
         if json_file is not None:
             json_file.parent.mkdir(parents=True, exist_ok=True)
             json_file.write_text(json.dumps(self.as_json(), indent=1) + "\n")

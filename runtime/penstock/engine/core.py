@@ -7,8 +7,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from penstock.config import EngineConfig
 from penstock.core.applied import Applied, keep_logprobs
 from penstock.core.plan import StepPlan, TokenLogprobs
@@ -103,10 +101,13 @@ class EngineCore:
 
 def split_by_client(applied: Applied) -> dict[int, StepOutputs]:
     """One message per front-end that has news; with a single front-end no column is copied."""
-    clients = set(np.unique(applied.clients).tolist()) | {key.client for key, _ in applied.prompt_logprobs}
-    if len(clients) <= 1:
+    clients = {key.client for key, _ in applied.prompt_logprobs}
+    if len(applied.clients):
+        clients.add(int(applied.clients[0]))
+    if len(clients) <= 1 and all((applied.clients == client).all() for client in clients):
         return {client: outputs_of(applied, client) for client in clients}
     split = {}
+    clients.update(applied.clients.tolist())
     for client in clients:
         mine = applied.clients == client
         split[client] = outputs_of(

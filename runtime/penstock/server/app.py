@@ -1,146 +1,90 @@
-"""The front-end as an ASGI application: routes, authentication, and the one place where errors become answers.
-
-Plain ASGI, because the path of a streamed token is the hottest one of the process: frameworks cost more there than
-everything that we do ourselves.
-"""
+"""The front-end as a FastAPI application: the table of endpoints, and how it is put together."""
 
 from __future__ import annotations
 
-import logging
-import re
-import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from penstock import __version__
 from penstock.config import ServerConfig
 from penstock.engine.async_llm import AsyncLLM
-from penstock.errors import RequestError
-from penstock.logs import event
+from penstock.errors import MethodNotAllowed, PathUnknown
 from penstock.server import probes
-from penstock.server.exchange import AsgiMessage, ClientGone, Exchange
+from penstock.server.document import TITLE, build_document
+from penstock.server.endpoint import Endpoint
+from penstock.server.gate import Gate
 from penstock.server.metrics import Metrics
 from penstock.server.openai.chat import create_chat_completion
 from penstock.server.openai.completions import create_completion
-from penstock.server.openai.errors import (
-    Internal,
-    MethodNotAllowed,
-    PathUnknown,
-    error_event,
-    error_headers,
-    error_value,
-)
 from penstock.server.openai.models import MODELS_PATH, list_models, show_model
+from penstock.server.openai.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from penstock.server.openai.tokenize import detokenize, tokenize
 from penstock.server.serving import Serving, model_name
 
-Handler = Callable[[Serving, Exchange], Awaitable[None]]
-
-SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
-
-_log = logging.getLogger("penstock.api")
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """What is served under a path. Everything but `is_open` routes needs a key where keys are set."""
-
-    method: str
-    handler: Handler
-    is_open: bool = False
-
-
-ROUTES = MappingProxyType(
-    {
-        "/v1/completions": Route("POST", create_completion),
-        "/v1/chat/completions": Route("POST", create_chat_completion),
-        MODELS_PATH: Route("GET", list_models),
-        "/tokenize": Route("POST", tokenize),
-        "/detokenize": Route("POST", detokenize),
-        "/version": Route("GET", probes.version, is_open=True),
-        "/metrics": Route("GET", probes.metrics, is_open=True),
-        "/livez": Route("GET", probes.livez, is_open=True),
-        "/readyz": Route("GET", probes.readyz, is_open=True),
-        "/healthz": Route("GET", probes.healthz, is_open=True),
-        "/": Route("GET", probes.root, is_open=True),
-    }
+ENDPOINTS = (
+    Endpoint("POST", "/v1/completions", create_completion, CompletionRequest),
+    Endpoint("POST", "/v1/chat/completions", create_chat_completion, ChatRequest),
+    Endpoint("GET", MODELS_PATH, list_models),
+    Endpoint("GET", MODELS_PATH + "/{name:path}", show_model),
+    Endpoint("POST", "/tokenize", tokenize, TokenizeRequest),
+    Endpoint("POST", "/detokenize", detokenize, DetokenizeRequest),
+    Endpoint("GET", "/version", probes.version, is_open=True),
+    Endpoint("GET", "/metrics", probes.metrics, is_open=True),
+    Endpoint("GET", "/livez", probes.livez, is_open=True),
+    Endpoint("GET", "/readyz", probes.readyz, is_open=True),
+    Endpoint("GET", "/healthz", probes.healthz, is_open=True),
+    Endpoint("GET", "/", probes.root, is_open=True),
 )
-ONE_MODEL = Route("GET", show_model)
 
 
-def build_app(llm: AsyncLLM, *, server: ServerConfig, api_keys: tuple[str, ...], metrics: Metrics | None = None) -> App:
+class Application(FastAPI):
+    """FastAPI, with the document of our endpoints in the place of the one that it makes from pydantic models."""
+
+    def openapi(self) -> dict[str, Any]:
+        """What is served as /openapi.json."""
+        if self.openapi_schema is None:
+            self.openapi_schema = build_document(ENDPOINTS)
+        return self.openapi_schema
+
+
+def build_app(
+    llm: AsyncLLM, *, server: ServerConfig, api_keys: tuple[str, ...], metrics: Metrics | None = None
+) -> FastAPI:
     """The application over one engine. `metrics` are given where several front-ends share theirs."""
     if metrics is None:
         metrics = Metrics(model=model_name(llm), block_size=llm.config.cache.block_size)
-    return App(Serving.build(llm, server, api_keys, metrics))
+    serving = Serving.build(llm, server, api_keys, metrics)
+    open_paths = frozenset(endpoint.path for endpoint in ENDPOINTS if endpoint.is_open)
+
+    @asynccontextmanager
+    async def live(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        serving.threads.shutdown(wait=False, cancel_futures=True)
+
+    return Application(
+        title=TITLE,
+        version=__version__,
+        routes=[endpoint.build_route(serving) for endpoint in ENDPOINTS],
+        middleware=[Middleware(Gate, serving=serving, open_paths=open_paths)],
+        exception_handlers={HTTPException: refuse},
+        lifespan=live,
+        redirect_slashes=False,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
+    )
 
 
-class App:
-    """Answers every request exactly once."""
-
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
-
-    async def __call__(
-        self,
-        scope: MutableMapping[str, Any],
-        receive: Callable[[], Awaitable[AsgiMessage]],
-        send: Callable[[AsgiMessage], Awaitable[None]],
-    ) -> None:
-        """One request, or the life of the server."""
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-            return
-        exchange = Exchange(scope, receive, send, request_id=request_id_of(scope), started_at=self._serving.clock())
-        try:
-            await self._handle(exchange)
-        except ClientGone:
-            return
-        except RequestError as error:
-            await self._fail(exchange, error)
-        except Exception:
-            # The one broad place of the front-end: a defect of ours ends this request and no other.
-            _log.exception("request.broken request_id=%s path=%r", exchange.request_id, exchange.path[:200])
-            await self._fail(exchange, Internal(f"internal error; request id {exchange.request_id}"))
-        finally:
-            exchange.close()
-            if exchange.status is not None:
-                self._serving.metrics.count_response(exchange.status)
-
-    async def _handle(self, exchange: Exchange) -> None:
-        """Find the route, check the key before anything is read, and let the route answer."""
-        path = exchange.path
-        route = ROUTES.get(path) or (ONE_MODEL if path.startswith(f"{MODELS_PATH}/") else None)
-        if route is None or not route.is_open:
-            exchange.salt = self._serving.keys.salt(exchange.header(b"authorization"))
-        if route is None:
-            raise PathUnknown(f"nothing is served under {path[:100]!r}")
-        if exchange.method != route.method:
-            raise MethodNotAllowed(f"{path} is served with {route.method} only", route.method)
-        await route.handler(self._serving, exchange)
-
-    async def _fail(self, exchange: Exchange, error: RequestError) -> None:
-        """Turn an error into an answer, or into the end of a stream that has begun."""
-        if error.status >= 500:
-            event(_log, "request.failed", level=logging.WARNING, request_id=exchange.request_id, why=str(error))
-        if exchange.is_streaming:
-            await exchange.end_stream(error_event(error))
-        elif exchange.status is None:
-            await exchange.respond_json(error_value(error), error.status, error_headers(error))
-
-    async def _live(
-        self, receive: Callable[[], Awaitable[AsgiMessage]], send: Callable[[AsgiMessage], Awaitable[None]]
-    ) -> None:
-        """The server's own start and end."""
-        await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        self._serving.threads.shutdown(wait=False, cancel_futures=True)
-        await send({"type": "lifespan.shutdown.complete"})
-
-
-def request_id_of(scope: MutableMapping[str, Any]) -> str:
-    """The client's own `X-Request-Id` if it is sane, else a new one."""
-    given: bytes = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    return given.decode() if SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+async def refuse(request: Request, error: Exception) -> Response:
+    """Say in our own errors what the router refuses, so that the gate answers these like all others."""
+    assert isinstance(error, HTTPException), f"registered for HTTPException, got {error!r}"
+    path = request.scope["path"][:100]
+    if error.status_code == 405:
+        allowed = ", ".join(sorted((error.headers or {})["Allow"].split(", ")))
+        raise MethodNotAllowed(f"{path} is served with {allowed} only", allowed) from None
+    raise PathUnknown(f"nothing is served under {path!r}") from None

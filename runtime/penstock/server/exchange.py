@@ -72,12 +72,6 @@ class Exchange:
         path: str = self.scope["path"]
         return path
 
-    @property
-    def method(self) -> str:
-        """GET, POST and so on; HEAD is answered as GET, and the server leaves the body out."""
-        method: str = self.scope["method"]
-        return "GET" if method == "HEAD" else method
-
     def header(self, name: bytes) -> bytes | None:
         """The first header of that lower-case name."""
         return next((value for key, value in self.scope["headers"] if key == name), None)
@@ -185,6 +179,13 @@ class Exchange:
         """Send the last events and end the stream."""
         self.is_streaming = False
         await self._send({"type": "http.response.body", "body": events, "more_body": False})
+
+    async def forward(self, message: AsgiMessage) -> None:
+        """Send what was written without us, such as FastAPI's own pages."""
+        if message["type"] == "http.response.start":
+            await self._start(message["status"], message["headers"])
+        else:
+            await self._send(message)
 
     async def _start(self, status: int, headers: Headers) -> None:
         self.status = status

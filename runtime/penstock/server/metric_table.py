@@ -1,7 +1,7 @@
 """Metrics as one row of float64 per front-end process, in a file that all front-ends of a pod can read.
 
 Every series is known at the start, so that counting is one addition in shared memory, and a page is the rows of all
-front-ends merged and printed: whichever of them answers, it tells the truth for all.
+front-ends merged: whichever of them answers, it tells the truth for all.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import itertools
 import mmap
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 SLOT_BYTES = 8
 PREFIX = "metrics-"  # of the files
@@ -39,7 +41,7 @@ class Family:
 
 
 class MetricTable:
-    """The row of this front-end, and the page of all. Without a folder there is no other front-end."""
+    """The row of this front-end, and the merged row of all. Without a folder there is no other front-end."""
 
     def __init__(self, families: Sequence[Family], *, folder: Path | None = None, slot: int = 0) -> None:
         """A front-end that follows a dead one in the same slot goes on with its counters, not with its gauges."""
@@ -55,7 +57,6 @@ class MetricTable:
         self._num_slots = sum(family.num_slots for family in families)
         self._row = self._open(slot)
         self.values = memoryview(self._row).cast("d")
-        self._lines = [line for family in families for line in build_lines(family)]
         for family in families:
             if family.kind == "gauge":
                 for index in range(family.num_slots):
@@ -90,7 +91,6 @@ class MetricTable:
         if self._families[place] != family:
             assert self._families[place].num_slots == family.num_slots, f"{family.name} changed its size"
             self._families[place] = family
-            self._lines = [line for each in self._families for line in build_lines(each)]
 
     def merged(self) -> NDArray[np.float64]:
         """One row for all front-ends. # [num_slots] float64"""
@@ -109,18 +109,11 @@ class MetricTable:
                 merged[columns] = self.values[columns]
         return merged
 
-    def page(self, merged: NDArray[np.float64]) -> bytes:
-        """A merged row in Prometheus' text format."""
-        numbers: list[float] = []
+    def build_families(self, merged: NDArray[np.float64]) -> Iterator[Metric]:
+        """A merged row as prometheus_client knows metrics."""
         for family in self._families:
             start = self._starts[family.name]
-            own = merged[start : start + family.num_slots]
-            if family.bounds:
-                counts = own[:-1].cumsum().tolist()
-                numbers += [*counts, counts[-1], float(own[-1])]
-            else:
-                numbers += own.tolist()
-        return "".join(map(format_line, self._lines, numbers)).encode()
+            yield build_metric(family, merged[start : start + family.num_slots])
 
 
 class Histogram:
@@ -138,28 +131,15 @@ class Histogram:
         self._values[self._sum] += value
 
 
-def build_lines(family: Family) -> list[str]:
-    """The text before each number of a family; HELP and TYPE stand before the first one."""
+def build_metric(family: Family, numbers: NDArray[np.float64]) -> Metric:
+    """A family with its numbers. # [num_slots]"""
     if family.bounds:
-        names = [f'{family.name}_bucket{{le="{bound:g}"}}' for bound in family.bounds]
-        names += [f'{family.name}_bucket{{le="+Inf"}}', f"{family.name}_count", f"{family.name}_sum"]
-    else:
-        names = [family.name + label_text(family.labels, values) for values in family.values]
-    names[0] = f"# HELP {family.name} {family.text}\n# TYPE {family.name} {family.kind}\n{names[0]}"
-    return names
-
-
-def label_text(labels: Sequence[str], values: Sequence[str]) -> str:
-    """`{name="value",…}`, or nothing."""
-    pairs = [f'{label}="{escape(value)}"' for label, value in zip(labels, values, strict=True)]
-    return "{" + ",".join(pairs) + "}" if pairs else ""
-
-
-def escape(value: str) -> str:
-    """A label value for the text format."""
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def format_line(line: str, number: float) -> str:
-    """One sample."""
-    return f"{line} {int(number)}\n" if number.is_integer() else f"{line} {number!r}\n"
+        counts = numbers[:-1].cumsum().tolist()
+        names = (*(f"{bound:g}" for bound in family.bounds), "+Inf")
+        buckets = list(zip(names, counts, strict=True))
+        return HistogramMetricFamily(family.name, family.text, buckets=buckets, sum_value=float(numbers[-1]))
+    build = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    metric = build(family.name, family.text, labels=family.labels)
+    for labels, number in zip(family.values, numbers.tolist(), strict=True):
+        metric.add_metric(labels, number)
+    return metric

@@ -1,15 +1,17 @@
-"""Counts what this front-end does, and prints the page of all front-ends."""
+"""Counts what this front-end does, and shows Prometheus what all front-ends have done."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.registry import Collector
 
 from penstock.engine.async_llm import AsyncLLM
 from penstock.engine.messages import SchedulerStats
 from penstock.server.metric_names import OUTCOMES, STATUSES, build_families, cache_config
 from penstock.server.metric_table import MetricTable
-
-CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 # Running totals of SchedulerStats, which start at 0 with each engine life: field -> metric.
 ENGINE_TOTALS = {
@@ -23,7 +25,7 @@ ENGINE_TOTALS = {
 }
 
 
-class Metrics:
+class Metrics(Collector):
     """One per front-end process. `folder` is shared by the front-ends of a pod; without one this is the only one."""
 
     def __init__(
@@ -51,6 +53,8 @@ class Metrics:
         self._in_flight = table.slot("penstock_num_requests_in_flight")
         self._seen = SchedulerStats()  # the totals that are counted already
         self._slots = table.first_slots
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
         for name in ("penstock_build_info", "vllm:cache_config_info", "vllm:lora_requests_info"):
             self._set(name, 1.0)
 
@@ -101,13 +105,17 @@ class Metrics:
         """Everything in Prometheus' text format, for all front-ends."""
         self.take_totals(llm)
         self._take_gauges(llm)
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """What the registry prints: the numbers of all front-ends, merged."""
         merged = self._table.merged()
         in_flight = merged[self._slots["penstock_num_requests_in_flight"]]
         running = merged[self._slots["penstock_num_requests_running"]]
         for name in ("penstock_num_requests_waiting", "vllm:num_requests_waiting"):
             place = self._slots[name]
             merged[place] = max(merged[place], in_flight - running)  # the engine may not know of the newest yet
-        return self._table.page(merged)
+        return self._table.build_families(merged)
 
     def take_totals(self, llm: AsyncLLM) -> None:
         """Count what the engine has done since the last call; its totals begin again at 0 in each of its lives."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+
 from penstock import __version__
 from penstock.server.exchange import Exchange
-from penstock.server.metrics import CONTENT_TYPE
 from penstock.server.serving import Serving
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Penstock</title>
@@ -12,7 +13,7 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Penstock</
 <h1>Penstock</h1><p>This is the OpenAI API of a language model, <code>{model}</code>, version {version}.</p>
 <p>Point an OpenAI client at <code>/v1</code>. There is also:</p><ul>{links}</ul></body></html>
 """
-LINKS = ("/v1/models", "/version", "/metrics", "/livez", "/readyz", "/healthz")
+LINKS = ("/docs", "/v1/models", "/version", "/metrics", "/livez", "/readyz", "/healthz")
 
 
 async def livez(serving: Serving, exchange: Exchange) -> None:
@@ -45,7 +46,7 @@ async def version(serving: Serving, exchange: Exchange) -> None:
 
 async def metrics(serving: Serving, exchange: Exchange) -> None:
     """Prometheus' text format."""
-    await exchange.respond(serving.metrics.page(serving.llm), CONTENT_TYPE)
+    await exchange.respond(serving.metrics.page(serving.llm), CONTENT_TYPE_PLAIN_0_0_4.encode())
 
 
 async def root(serving: Serving, exchange: Exchange) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from penstock.config import EngineConfig
 from penstock.errors import OutOfMemory
 from penstock.models.spec import ModelSpec
+from penstock_kernels.cpu.memory import zeros
 
 DEFAULT_BYTES = 4 << 30
 DEFAULT_SHARE = 0.25  # of the memory that is available once the weights are loaded
@@ -84,13 +84,11 @@ def _too_little(layout: KVLayout, config: EngineConfig, max_model_len: int, gran
 
 def allocate_kv_cache(layout: KVLayout, num_blocks: int) -> Tensor:
     """The cache, all zeros, of which a page takes memory only once it is written. Raises `OutOfMemory`."""
-    num_bytes = num_blocks * layout.block_bytes
+    shape = (num_blocks, layout.num_kv_heads, layout.num_layers, 2, layout.block_size, layout.head_dim)
     try:
-        memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return zeros(shape, layout.dtype)
     except OSError as error:
+        num_bytes = num_blocks * layout.block_bytes
         raise OutOfMemory(
             f"the system refuses {num_bytes / 2**20:,.0f} MiB for the KV cache: {error.strerror}"
         ) from None
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    shape = (num_blocks, layout.num_kv_heads, layout.num_layers, 2, layout.block_size, layout.head_dim)
-    return torch.frombuffer(memory, dtype=layout.dtype).view(shape)

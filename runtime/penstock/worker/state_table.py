@@ -31,6 +31,7 @@ COLUMNS: dict[str, tuple[torch.dtype, float]] = {
     "frequency_penalty": (torch.float32, 0.0),
     "repetition_penalty": (torch.float32, 1.0),
     "is_biased": (torch.bool, 0),
+    "is_plain": (torch.bool, 1),
     "min_total": (torch.int32, 0),
     "seed": (torch.int64, 0),
     "logprobs": (torch.int32, NO_LOGPROBS),
@@ -72,6 +73,7 @@ class StateTable:
         self.frequency_penalty: Floats = self.tensors["frequency_penalty"].numpy()
         self.repetition_penalty: Floats = self.tensors["repetition_penalty"].numpy()
         self.is_biased: NDArray[np.bool_] = self.tensors["is_biased"].numpy()  # has an entry in `logit_bias`
+        self.is_plain: NDArray[np.bool_] = self.tensors["is_plain"].numpy()  # greedy, and nothing else is asked for
         self.min_total: Ints = self.tensors["min_total"].numpy()  # stop tokens are masked below this many tokens
         self.seed: NDArray[np.int64] = self.tensors["seed"].numpy()  # the low 64 bits
         self.logprobs: Ints = self.tensors["logprobs"].numpy()  # alternatives wanted, or NO_LOGPROBS
@@ -133,6 +135,9 @@ class StateTable:
         if sampling.min_tokens and new.stop_ids:
             self.min_total[row] = new.num_prompt + sampling.min_tokens
             self.stop_ids[row] = np.array(new.stop_ids, dtype=np.int64)
+        is_penalised = sampling.repetition_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty
+        is_adjusted = is_penalised or sampling.logit_bias or sampling.min_tokens
+        self.is_plain[row] = sampling.is_greedy and not is_adjusted and sampling.logprobs is None
 
     def _append_blocks(self, rows: Ints, block_ids: Ints) -> None:
         """Append block by block; a row may occur several times, its blocks then follow each other."""

@@ -80,13 +80,12 @@ Activations reserve_activations(const Weight& w, int rows, int most) {
   const bool is_integer = w.rounds_activations && w.is_quantized();
   Activations result{};
   result.rows = rows;
-  const int blocks = (rows + most - 1) / most;
-  result.block_rows = (rows + blocks - 1) / blocks;
+  result.block_rows = std::min(rows, most);
   const size_t steps = static_cast<size_t>(is_integer ? w.groups() : w.rounds_activations ? (w.columns + 1) / 2 : w.columns);
   result.step_bytes = static_cast<size_t>(result.block_rows) * (is_integer ? kGroup + 8 : 4);
   result.block_bytes = (steps * result.step_bytes + 63) / 64 * 64;
   // A tile may read rows behind a block's last one (their products are dropped), so memory goes on.
-  result.data = scratch(static_cast<size_t>(blocks) * result.block_bytes + kMaxRows * kGroup);
+  result.data = scratch(static_cast<size_t>(result.blocks()) * result.block_bytes + kMaxRows * kGroup);
   return result;
 }
 

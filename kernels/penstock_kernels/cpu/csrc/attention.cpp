@@ -13,6 +13,7 @@ namespace {
 
 constexpr int kQueryRowsPerItem = 48;  // (query, head) rows that share one read of the keys
 constexpr int kRunsPerThread = 4;
+constexpr int kKeysToPrefetch = 6;  // at a time, while a tile is packed
 constexpr float kLowest = -1e30f;
 
 // Working memory of one item; rows are (query, head of the group).
@@ -146,20 +147,23 @@ void score_keys(const Shared& shared, const Item& item, const Workspace& w, int 
   }
 }
 
-// The next keys for all rows of an item. Those of the step to come are asked for on the way, a few at a time: a core
-// keeps only some tens of reads in flight.
+// The next keys for all rows of an item; those of the step to come are asked for on the way.
 void take_step(const Shared& shared, const Workspace& w, const Place& place, Keys* at, const Keys& next) {
   const Cache& cache = shared.cache;
   const int tiles = (place.live() + kLanes - 1) / kLanes;
-  prefetch_quarter(cache, next, 0);
+  Prefetch prefetch(cache, next);
   pad_rows(cache, w.rows, at->keys);
-  pack_keys(cache, at->keys, tiles, w.keys);
-  prefetch_quarter(cache, next, 1);
+  for (int tile = 0; tile < tiles; ++tile) {
+    pack_keys(cache, at->keys, tile, w.keys);
+    prefetch.next(kKeysToPrefetch);
+  }
   pad_rows(cache, w.rows, at->values);
-  pack_values(cache, at->values, tiles, w.values);
-  prefetch_quarter(cache, next, 2);
+  for (int tile = 0; tile < tiles; ++tile) {
+    pack_values(cache, at->values, tile, w.values);
+    prefetch.next(kKeysToPrefetch);
+  }
   score_keys(shared, *place.item, w, tiles);
-  prefetch_quarter(cache, next, 3);
+  prefetch.next(kKeys);
   const int rows = place.item->count * shared.group();
   for (int row = 0; row < rows; ++row) {
     const int position = place.first_position() + row / shared.group();

@@ -9,16 +9,6 @@ alignas(64) constexpr uint8_t kZeros[kMaxHeadDim * 4] = {};
 
 }  // namespace
 
-void prefetch_quarter(const Cache& cache, const Keys& keys, int quarter) {
-  const int bytes = cache.head_dim * static_cast<int>(cache.unit());
-  for (int i = quarter * kLanes; i < (quarter + 1) * kLanes; ++i) {
-    for (int line = 0; line < bytes; line += 64) {
-      __builtin_prefetch(keys.keys[i] + line);
-      __builtin_prefetch(keys.values[i] + line);
-    }
-  }
-}
-
 void find_keys(const Step& step, const Cache& cache, const Place& place, Keys* out) {
   const int64_t unit = static_cast<int64_t>(cache.unit());
   const int live = place.live();
@@ -51,20 +41,18 @@ void pad_rows(const Cache& cache, uint8_t* copies, const uint8_t** rows) {
   }
 }
 
-void pack_keys(const Cache& cache, const uint8_t* const* rows, int tiles, uint8_t* out) {
+void pack_keys(const Cache& cache, const uint8_t* const* rows, int tile, uint8_t* out) {
   const int steps = cache.padded_dim() * static_cast<int>(cache.unit()) / 4;
-  for (int tile = 0; tile < tiles; ++tile) {
-    const uint32_t* lanes[kLanes];
-    for (int i = 0; i < kLanes; ++i) lanes[i] = reinterpret_cast<const uint32_t*>(rows[tile * kLanes + i]);
-    uint32_t* target = reinterpret_cast<uint32_t*>(out) + tile * steps * kLanes;
-    for (int step = 0; step < steps; step += kLanes) transpose16(lanes, step, target + step * kLanes, kLanes);
-  }
+  const uint32_t* lanes[kLanes];
+  for (int i = 0; i < kLanes; ++i) lanes[i] = reinterpret_cast<const uint32_t*>(rows[tile * kLanes + i]);
+  uint32_t* target = reinterpret_cast<uint32_t*>(out) + tile * steps * kLanes;
+  for (int step = 0; step < steps; step += kLanes) transpose16(lanes, step, target + step * kLanes, kLanes);
 }
 
-void pack_values(const Cache& cache, const uint8_t* const* rows, int tiles, uint8_t* out) {
+void pack_values(const Cache& cache, const uint8_t* const* rows, int tile, uint8_t* out) {
   const int dim = cache.padded_dim();
   if (cache.is_float) {
-    for (int key = 0; key < tiles * kLanes; ++key) {
+    for (int key = tile * kLanes; key < (tile + 1) * kLanes; ++key) {
       const float* row = reinterpret_cast<const float*>(rows[key]);
       for (int i = 0; i < dim; i += kLanes) {
         store(reinterpret_cast<float*>(out) + (i / kLanes * kKeys + key) * kLanes, load(row + i));
@@ -72,7 +60,7 @@ void pack_values(const Cache& cache, const uint8_t* const* rows, int tiles, uint
     }
     return;
   }
-  for (int pair = 0; pair < tiles * kLanes / 2; ++pair) {
+  for (int pair = tile * kLanes / 2; pair < (tile + 1) * kLanes / 2; ++pair) {
     const uint16_t* even = reinterpret_cast<const uint16_t*>(rows[2 * pair]);
     const uint16_t* odd = reinterpret_cast<const uint16_t*>(rows[2 * pair + 1]);
     for (int i = 0; i < dim; i += kLanes) {

@@ -41,17 +41,36 @@ struct Place {
 // Where the keys of a step lie.
 void find_keys(const Step& step, const Cache& cache, const Place& place, Keys* out);
 
-// Asks for a quarter of the keys and values of a step.
-void prefetch_quarter(const Cache& cache, const Keys& keys, int quarter);
+// Asks for the keys and values of a step, some at a time, for the second-level cache: a core keeps only some tens of reads
+// in flight, and would wait for room if all were asked for at once.
+class Prefetch {
+ public:
+  Prefetch(const Cache& cache, const Keys& keys)
+      : keys_(keys), bytes_(cache.head_dim * static_cast<int>(cache.unit())) {}
+
+  void next(int count) {
+    for (const int end = std::min(done_ + count, kKeys); done_ < end; ++done_) {
+      for (int line = 0; line < bytes_; line += 64) {
+        __builtin_prefetch(keys_.keys[done_] + line, 0, 2);
+        __builtin_prefetch(keys_.values[done_] + line, 0, 2);
+      }
+    }
+  }
+
+ private:
+  const Keys& keys_;
+  int bytes_;
+  int done_ = 0;
+};
 
 // Where a head is shorter than the padded length, replaces the rows by copies with zeros behind.
 void pad_rows(const Cache& cache, uint8_t* copies, const uint8_t** rows);
 
-// The first `tiles` times 16 keys: out [4][steps of a key][16] of 4 bytes.
-void pack_keys(const Cache& cache, const uint8_t* const* rows, int tiles, uint8_t* out);
+// The 16 keys of tile `tile`: out [4][steps of a key][16] of 4 bytes.
+void pack_keys(const Cache& cache, const uint8_t* const* rows, int tile, uint8_t* out);
 
-// The first `tiles` times 16 values: out [padded_dim / 16][steps of 64 keys][16] of 4 bytes.
-void pack_values(const Cache& cache, const uint8_t* const* rows, int tiles, uint8_t* out);
+// The 16 values of tile `tile`: out [padded_dim / 16][steps of 64 keys][16] of 4 bytes.
+void pack_values(const Cache& cache, const uint8_t* const* rows, int tile, uint8_t* out);
 
 // Turns `count` rows of 4-byte elements into [steps][16]: what multiply_tiles reads, with 64 bytes to a step.
 void interleave_rows(const uint8_t* rows, size_t row_bytes, int count, int steps, uint8_t* out);

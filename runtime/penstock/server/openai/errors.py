@@ -7,34 +7,10 @@ from typing import Any
 
 import msgspec
 
-from penstock.errors import ModelUnknown, Overloaded, RequestError, Unauthorized
+from penstock.errors import MethodNotAllowed, ModelUnknown, Overloaded, RequestError, Unauthorized
 from penstock.server.exchange import Headers
 
 CODES: dict[type[RequestError], str] = {ModelUnknown: "model_not_found", Unauthorized: "invalid_api_key"}
-
-
-class PathUnknown(RequestError):
-    """Nothing is served under this path."""
-
-    status = 404
-    kind = "not_found_error"
-
-
-class MethodNotAllowed(RequestError):
-    """The path is served, with other methods."""
-
-    status = 405
-
-    def __init__(self, message: str, allowed: str) -> None:
-        super().__init__(message)
-        self.allowed = allowed
-
-
-class Internal(RequestError):
-    """A defect of ours; the message says nothing but where to look for it."""
-
-    status = 500
-    kind = "internal_error"
 
 
 def error_value(error: RequestError) -> dict[str, Any]:
