@@ -124,9 +124,9 @@ def build_run_dir() -> str:
 def ready_text(config: EngineConfig, engine: EngineStarted, seconds: float) -> str:
     """What a person wants to know when the server is ready, with an example to paste."""
     url, model = base_url(config.server), config.model
-    form = f"{model.dtype if model.dtype != 'auto' else 'bfloat16'}" + (
-        f", {model.quantization}" * bool(model.quantization)
-    )
+    form = f"computed in {'bfloat16' if model.dtype == 'auto' else model.dtype}"
+    if model.quantization:
+        form = f"{model.quantization}, {form}"
     num_tokens = engine.num_blocks * engine.block_size
     return (
         f"  weights   {engine.weights_bytes / 1e6:,.0f} MB ({form}), loaded in {engine.load_seconds:.1f} s\n"
