@@ -12,7 +12,8 @@ from penstock.bench.report import Row
 
 COST_STREAMS, COST_PROMPT, COST_OUTPUT = 16, 256, 32
 GAIN_STREAMS, GAIN_PROMPT, GAIN_SHARED, GAIN_OUTPUT = 8, 2048, 1536, 128
-KV_BYTES = 1 << 30
+KV_BYTES = 512 << 20
+WARM_UP_PAIRS = 5  # until every KV block has been written once: new memory costs more than old
 MUST_COST, MUST_GAIN = 1.0, 2.5
 
 
@@ -40,12 +41,12 @@ def cost_ratios(
 ) -> list[float]:
     """Throughput with the cache over throughput without, pair by pair; who begins alternates."""
     ratios = []
-    for pair in range(num_pairs + 1):
+    for pair in range(num_pairs + WARM_UP_PAIRS):
         prompts = random.integers(100, 32_000, (COST_STREAMS, COST_PROMPT)).tolist()
         order = [with_cache, without] if pair % 2 else [without, with_cache]
         seconds = {engine.name: engine.generate(prompts, COST_OUTPUT).seconds for engine in order}
         ratios.append(seconds[without.name] / seconds[with_cache.name])
-    return ratios[1:]  # the first pair warms up
+    return ratios[WARM_UP_PAIRS:]
 
 
 def gain_ratio(with_cache: Contestant, without: Contestant, random: np.random.Generator) -> float:
