@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from penstock.bench.reference import reference_model
 from penstock.config import EngineConfig, ModelConfig
 from penstock.errors import ModelError
 from penstock.loader.gguf_blocks import BLOCK_FORMS
@@ -20,7 +21,7 @@ from penstock.models.registry import load_model
 from penstock.models.spec import ModelSpec
 from support.gguf_models import TOKENIZER, quantize, write_gguf
 from support.paged_run import PagedRun
-from support.reference import reference_logits, reference_model
+from support.reference import reference_logits
 from support.tiny_models import save_tiny_model
 
 PROMPT = list(range(40, 75))
