@@ -42,6 +42,7 @@ class Worker:
         begin = time.perf_counter()
         config = self._config
         device = choose_device(config.compute)
+        check_deterministic(config.compute)
         num_threads = set_threads(config.compute)
         spec = ModelSpec.from_folder(self._folder)
         max_model_len = choose_max_model_len(config, spec)
@@ -84,6 +85,13 @@ class Worker:
         if num_tokens % layout.block_size:
             self.execute(_plan_of(1, num_tokens=1))
         self.execute(_plan_of(2, freed=0))
+
+
+def check_deterministic(compute: ComputeConfig) -> None:
+    """Raise `ConfigError` if rows must not depend on the batch and only torch's kernels, which promise no such thing,
+    are there. The compiled kernels never let them."""
+    if compute.deterministic and not ops.is_compiled():
+        raise ConfigError("deterministic", "needs the compiled CPU kernels: install a C++ compiler, then `make setup`")
 
 
 def _plan_of(
