@@ -15,13 +15,14 @@ COMMANDS = {
     "chat": "talk to a model in the terminal",
     "generate": "continue one prompt and end",
     "models": "list what can be served from here",
-    "bench": "measure this machine against its limits: offline, serve, startup, scheduler",
+    "bench": "measure this machine against its limits, and the answers against transformers",
 }
 BENCHMARKS = {
     "offline": "throughput of the engine in one process",
     "serve": "latency and throughput over HTTP",
     "startup": "seconds until ready",
     "scheduler": "host cost of one step",
+    "fidelity": "every greedy token against transformers in float32",
 }
 EXAMPLES = """
 examples:
