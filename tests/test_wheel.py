@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import time
 import venv
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
 
 from penstock_kernels.cpu import ops
@@ -55,5 +58,32 @@ def test_the_wheel_serves_from_an_empty_environment(wheel, tmp_path):
     assert "Paris" in answer["text"]
     assert str(tmp_path) in answer["file"]
     assert answer["kernels"] == ops.backend_name()
-    command = tmp_path / "venv/bin/penstock"
-    assert subprocess.run([command, "--version"], capture_output=True, text=True).stdout.startswith("penstock ")
+    assert "Paris" in ask_server(tmp_path / "venv/bin/penstock", tmp_path)
+
+
+def ask_server(command: Path, folder: Path) -> str:
+    """What `penstock serve` of that environment answers over HTTP."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command_line = [command, "serve", "--port", str(port)]
+    with (folder / "log").open("wb") as log, subprocess.Popen(command_line, stdout=log) as server:
+        try:
+            with httpx.Client(base_url=url, timeout=60) as client:
+                while not is_ready(client):
+                    assert server.poll() is None, (folder / "log").read_text()
+                    time.sleep(0.1)
+                body = {"prompt": "The capital of France is", "max_tokens": 3, "temperature": 0}
+                model = client.get("/v1/models").json()["data"][0]["id"]
+                return client.post("/v1/completions", json=body | {"model": model}).json()["choices"][0]["text"]
+        finally:
+            server.terminate()
+
+
+def is_ready(client: httpx.Client) -> bool:
+    """Whether requests are taken."""
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False

@@ -10,6 +10,7 @@ import httpx
 import openai
 import pytest
 
+from penstock_kernels.cpu import ops
 from support.serving import wait_for
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -85,20 +86,20 @@ async def test_errors_are_the_exceptions_that_users_expect(async_client):
         await async_client.completions.create(model="other", prompt="a")
 
 
-async def test_many_streams_at_once_each_equal_their_text_alone(async_client):
-    prompts = [f"The number {n} is" for n in range(12)]
+@pytest.mark.slow
+async def test_two_hundred_streams_at_once_each_equal_their_text_alone(async_client):
+    prompts = [f"The number {n} is" for n in range(200)]
 
-    async def stream(prompt: str) -> str:
+    async def stream(number: int) -> str:
         reply = await async_client.completions.create(
-            model=MODEL, prompt=prompt, max_tokens=12, temperature=1.0, seed=5, stream=True
+            model=MODEL, prompt=prompts[number], max_tokens=12, temperature=number % 2, seed=number, stream=True
         )
         return "".join([chunk.choices[0].text async for chunk in reply])
 
-    together = await asyncio.gather(*(stream(prompt) for prompt in prompts))
-    again = await asyncio.gather(*(stream(prompt) for prompt in prompts[:4]))
+    alone = [await stream(number) for number in range(200)]
+    together = await asyncio.gather(*(stream(number) for number in range(200)))
     assert all(together)
-    shared = sum(a == b for a, b in zip(together, again, strict=False))
-    assert shared >= 3  # bfloat16: the batch may turn a close call
+    assert together == alone or not ops.is_compiled()  # torch's own kernels let a row depend on the batch
 
 
 def test_a_client_that_leaves_frees_its_blocks_within_a_second(served):
