@@ -17,6 +17,7 @@ from penstock.errors import Overloaded
 from support.lives import (
     BLOCK_SIZE,
     CONTEXT,
+    PROMPTS,
     build_launch,
     build_llm,
     collect,
@@ -26,27 +27,6 @@ from support.lives import (
     tokens_of,
     until,
 )
-
-PROMPTS = [[10 + n, 20, 30 + n, 40] * (n % 3 + 1) for n in range(12)]
-
-
-@pytest.fixture
-def launch(tmp_path):
-    return build_launch(tmp_path)
-
-
-@pytest.fixture
-def lives(launch):
-    with lives_of(launch) as lives:
-        yield lives
-
-
-@pytest.fixture
-async def llm(launch):
-    llm = build_llm(launch)
-    llm.start()
-    yield llm
-    llm.close()
 
 
 @pytest.fixture

@@ -11,28 +11,18 @@ from penstock.engine.messages import AddRequest, ClientBatch, SchedulerStats
 from penstock.errors import OutOfMemory
 from penstock.sampling.params import SamplingParams
 from penstock.worker.executor import Capacity
-from support.lives import CONTEXT, build_launch, build_llm, collect, lives_of, reference, submit, tokens_of, until
-
-PROMPTS = [[10 + n, 20, 30 + n, 40] * (n % 3 + 1) for n in range(12)]
-
-
-@pytest.fixture
-def launch(tmp_path):
-    return build_launch(tmp_path)
-
-
-@pytest.fixture
-def lives(launch):
-    with lives_of(launch) as lives:
-        yield lives
-
-
-@pytest.fixture
-async def llm(launch):
-    llm = build_llm(launch)
-    llm.start()
-    yield llm
-    llm.close()
+from support.lives import (
+    CONTEXT,
+    PROMPTS,
+    build_launch,
+    build_llm,
+    collect,
+    lives_of,
+    reference,
+    submit,
+    tokens_of,
+    until,
+)
 
 
 async def test_a_new_front_end_process_makes_the_engine_forget_the_old_ones_requests(launch, lives):

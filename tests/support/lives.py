@@ -31,6 +31,7 @@ from support.fake_device import VOCABULARY, AsyncFakeDevice, expected_outputs
 BLOCK_SIZE = 4
 NUM_BLOCKS = 512
 CONTEXT = 512
+PROMPTS = [[10 + n, 20, 30 + n, 40] * (n % 3 + 1) for n in range(12)]
 SECONDS = 10  # after which a test hangs
 
 

@@ -24,8 +24,6 @@ from penstock.sampling.weights import build_weights
 if TYPE_CHECKING:
     from penstock.worker.state_table import StateTable
 
-NO_INDEX: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
@@ -45,7 +43,8 @@ def sample(table: StateTable, logits: Tensor, rows: Ints, width: int) -> Sampled
         values[is_failed] = 0.0
     if table.is_plain[rows].all():
         token_ids = values.argmax(axis=1).astype(np.int32)
-        return Sampled(token_ids=token_ids, is_failed=is_failed, logprob_index=NO_INDEX, logprobs=None)
+        no_index = np.empty(0, dtype=np.int64)
+        return Sampled(token_ids=token_ids, is_failed=is_failed, logprob_index=no_index, logprobs=None)
     logprob_index = np.flatnonzero(table.logprobs[rows] >= 0)
     raw = values[logprob_index] if len(logprob_index) else None
     add_logit_bias(values, table, rows)
