@@ -116,6 +116,59 @@ class ServerConfig:
     shutdown_grace: float = setting(
         60.0, "seconds that running requests get to finish after SIGTERM", bounds=(0, 86_400)
     )
+    internal_host: str = setting(
+        "127.0.0.1", "address on which the pods of one service talk to each other; beyond loopback it needs a key"
+    )
+    internal_port: int | None = setting(
+        None,
+        "port for the router and the other pods; default: none for role both, else the next after --port",
+        bounds=(1, 65535),
+    )
+    cluster_key_file: str | None = setting(
+        None, "file with the key that the pods of one service share; its second line, if any, is the previous key"
+    )
+    trust_sidecar: bool = setting(
+        False, "let a sidecar (llm-d) pass kv_transfer_params on the internal port without the key"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferConfig:
+    """What this pod does for a service of several pods, and how KV blocks move."""
+
+    role: str = setting(
+        "both",
+        "both: alone; prefill: computes prompts for others; decode: owns requests",
+        choices=("both", "prefill", "decode"),
+    )
+    pod_name: str | None = setting(None, "name of this pod, unique in its service; default: host name and port")
+    pod_revision: str = setting("", "revision of the service; prefill and decode of different revisions never pair up")
+    prefillers: str | None = setting(
+        None,
+        "role decode: internal addresses of prefill pods, host:port,…; a host with several addresses is several pods",
+    )
+    remote_prefill_min_tokens: int = setting(
+        256, "uncached prompt tokens from which another pod may prefill", bounds=(1, 1 << 24)
+    )
+    remote_prefill_slack: float = setting(
+        1.5,
+        "prefill elsewhere while that takes at most this many times as long as here: what smooth decoding is worth",
+        bounds=(0, 1000),
+    )
+    kv_lease_seconds: float = setting(
+        10.0, "how long a prefill pod keeps blocks for a peer that it does not hear from", bounds=(1, 3600)
+    )
+    kv_stall_seconds: float = setting(
+        5.0, "give up on a transfer that made no progress for this long, and prefill here", bounds=(0.1, 3600)
+    )
+    kv_checksums: float = setting(0.0625, "share of the moved blocks whose checksum is compared", bounds=(0, 1))
+    kv_offload_memory: int | None = setting(
+        None, "host memory for blocks that left the KV cache, such as 2GiB; default: none", kind="bytes"
+    )
+    kv_offload_folder: str | None = setting(
+        None, "folder for blocks that left that memory; what lies there survives a restart"
+    )
+    kv_offload_file_bytes: int = setting(16 << 30, "most bytes in that folder", kind="bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +180,7 @@ class EngineConfig:
     scheduler: SchedulerConfig = dataclasses.field(default_factory=SchedulerConfig)
     compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
     server: ServerConfig = dataclasses.field(default_factory=ServerConfig)
+    transfer: TransferConfig = dataclasses.field(default_factory=TransferConfig)
 
     def __post_init__(self) -> None:
         for section in dataclasses.fields(self):

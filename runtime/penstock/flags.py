@@ -21,6 +21,7 @@ SECTION_TITLES = {
     "scheduler": "scheduler",
     "compute": "compute",
     "server": "server",
+    "transfer": "prefill and decode",
 }
 MODEL_HELP = (
     "a Hugging Face folder (safetensors), a .gguf file, hf://org/name or a bare hub name; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from penstock.core.kv.block_hash import hash_blocks
 from penstock.core.kv.kv_cache import KVCache
+from penstock.core.kv.tickets import Tickets
 from penstock.core.plan import Ints
 from penstock.core.request import Request
 from penstock.core.request_table import Resident
@@ -13,8 +14,8 @@ from penstock.core.waiting import Waiting
 class PrefixCache:
     """Names blocks by the tokens in them and before them; switched off, it finds and remembers nothing."""
 
-    def __init__(self, kv: KVCache, *, is_on: bool) -> None:
-        self._kv = kv
+    def __init__(self, kv: KVCache, tickets: Tickets, *, is_on: bool) -> None:
+        self._kv, self._tickets = kv, tickets
         self._is_on = is_on
         self._computing: dict[bytes, int] = {}  # prompt blocks that a running row is going to compute: hash -> row
 
@@ -27,12 +28,14 @@ class PrefixCache:
             hashes += hash_blocks(parent, known[start * size : end * size], size)
 
     def find(self, entry: Waiting) -> list[int] | None:
-        """Cached blocks to start from, or None to wait for a running row that computes more of the same prefix."""
+        """Cached blocks to start from, or None to wait for more: a running row computes it, or it is on its way."""
         if not (self._is_on and entry.request.is_cache_read_allowed):
             return []
         hits = self._kv.match(entry.hashes, len(entry.known))
         following = entry.hashes[len(hits) : (len(entry.known) - 1) // self._kv.group.block_size]
-        return None if following and following[0] in self._computing else hits
+        if following and (following[0] in self._computing or self._tickets.is_arriving(following[0])):
+            return None
+        return hits
 
     def announce(self, row: int, hashes: list[bytes]) -> None:
         """These blocks are going to be computed by `row`, unless somebody else is at it already."""

@@ -45,6 +45,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0  # lower runs first
     arrival: float = 0.0  # seconds, CLOCK_MONOTONIC, which all processes of a machine share
     is_cache_read_allowed: bool = True  # False for prompt logprobs: every prompt position must be computed
+    is_remote_prefill_allowed: bool = True  # False once an engine died with it: it might kill another
+    prefiller: str = ""  # internal address of the prefill pod that somebody chose for it
 
     @property
     def key(self) -> RequestKey:

@@ -18,6 +18,7 @@ from penstock.core.applied import Applied, keep_logprobs
 from penstock.core.chunk_size import ChunkSize
 from penstock.core.departures import Departures
 from penstock.core.kv.kv_cache import Appended, KVCache
+from penstock.core.kv.tickets import Tickets
 from penstock.core.plan import Ints, NewRow, StepPlan, StepResult, no_ints
 from penstock.core.policy import POLICIES, cheapest, choose_victim, fill_in_order, share_budget
 from penstock.core.prefix_cache import PrefixCache
@@ -59,13 +60,16 @@ class Grant:
 class Scheduler:
     """Decides each step; owns the waiting queue, the running rows and their blocks."""
 
-    def __init__(self, config: SchedulerConfig, kv: KVCache, table: RequestTable, *, has_prefix_cache: bool) -> None:
+    def __init__(
+        self, config: SchedulerConfig, kv: KVCache, table: RequestTable, *, tickets: Tickets, has_prefix_cache: bool
+    ) -> None:
         self.kv = kv
+        self.tickets = tickets
         self.table = table
         self.totals = Totals()
         self.waiting = WaitingQueue()
         self.running = no_ints()  # rows, in order of admission
-        self._prefixes = PrefixCache(kv, is_on=has_prefix_cache)
+        self._prefixes = PrefixCache(kv, tickets, is_on=has_prefix_cache)
         self._departures = Departures(kv, table)
         self._budget = config.max_num_batched_tokens
         self._max_skip_ahead = config.max_skip_ahead
@@ -192,7 +196,7 @@ class Scheduler:
         self._is_blocked = False
         if not len(self.waiting):
             return grant
-        reserve = self._reserved_blocks()
+        reserve = self.num_reserved
         admitted: list[Waiting] = []
         passed: list[Waiting] = []
         new_rows: list[NewRow] = []
@@ -246,7 +250,8 @@ class Scheduler:
         pairs = zip(grant.rows[is_chunk].tolist(), computed[is_chunk].tolist(), strict=True)
         return [(row, self.table.resident(row), end) for row, end in pairs]
 
-    def _reserved_blocks(self) -> int:
+    @property
+    def num_reserved(self) -> int:
         """Blocks that running rows will still need for known tokens, plus a margin so that they can grow."""
         if not self.running.size:
             return 0

@@ -6,7 +6,7 @@ A file of length-prefixed msgpack messages: a `TraceHead`, then events in order.
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +18,7 @@ from penstock.core.applied import Applied
 from penstock.core.kv.block_pool import BlockPool
 from penstock.core.kv.groups import GroupKind, KVGroup
 from penstock.core.kv.kv_cache import KVCache
+from penstock.core.kv.tickets import Tickets
 from penstock.core.plan import StepPlan, StepResult
 from penstock.core.request import Request, RequestKey
 from penstock.core.request_table import RequestTable
@@ -63,7 +64,42 @@ class ResultIn(msgspec.Struct, frozen=True, tag="apply"):
     result: StepResult
 
 
-Event = TraceHead | Added | Aborted | Scheduled | ResultIn
+class ArrivalBegun(msgspec.Struct, frozen=True, tag="arrival-begun"):
+    """`Tickets.begin_arrival`."""
+
+    number: int
+    hashes: list[bytes]
+    spare: int
+
+
+class ArrivalEnded(msgspec.Struct, frozen=True, tag="arrival-ended"):
+    """`Tickets.end_arrival`."""
+
+    number: int
+    num_good: int
+    busy: list[int]
+
+
+class ArrivalClosed(msgspec.Struct, frozen=True, tag="arrival-closed"):
+    """`Tickets.close_arrival`."""
+
+    number: int
+
+
+class Lent(msgspec.Struct, frozen=True, tag="lent"):
+    """`Tickets.lend`."""
+
+    hashes: list[bytes]
+
+
+class LentReturned(msgspec.Struct, frozen=True, tag="lent-returned"):
+    """`Tickets.return_lent`."""
+
+    blocks: list[int]
+
+
+TicketEvent = ArrivalBegun | ArrivalEnded | ArrivalClosed | Lent | LentReturned
+Event = TraceHead | Added | Aborted | Scheduled | ResultIn | TicketEvent
 
 
 class TraceMismatch(PenstockError):
@@ -72,7 +108,8 @@ class TraceMismatch(PenstockError):
 
 def build_scheduler(head: TraceHead) -> Scheduler:
     """A scheduler with nothing in it yet."""
-    return Scheduler(head.scheduler, *build_memory(head), has_prefix_cache=head.has_prefix_cache)
+    kv, table = build_memory(head)
+    return Scheduler(head.scheduler, kv, table, tickets=Tickets(kv.pool), has_prefix_cache=head.has_prefix_cache)
 
 
 def build_memory(head: TraceHead) -> tuple[KVCache, RequestTable]:
@@ -83,12 +120,47 @@ def build_memory(head: TraceHead) -> tuple[KVCache, RequestTable]:
     return kv, RequestTable(max_num_seqs, head.max_model_len)
 
 
+class RecordingTickets(Tickets):
+    """Tickets that write down what they are told."""
+
+    def __init__(self, pool: BlockPool, write: Callable[[Event], None]) -> None:
+        super().__init__(pool)
+        self._write = write
+
+    def begin_arrival(self, number: int, hashes: Sequence[bytes], *, spare: int) -> tuple[int, list[int]] | None:
+        """Record, then do."""
+        self._write(ArrivalBegun(number, list(hashes), spare))
+        return super().begin_arrival(number, hashes, spare=spare)
+
+    def end_arrival(self, number: int, num_good: int, busy: Collection[int] = ()) -> None:
+        """Record, then do."""
+        self._write(ArrivalEnded(number, num_good, list(busy)))
+        super().end_arrival(number, num_good, busy)
+
+    def close_arrival(self, number: int) -> None:
+        """Record, then do."""
+        self._write(ArrivalClosed(number))
+        super().close_arrival(number)
+
+    def lend(self, hashes: Sequence[bytes]) -> list[int]:
+        """Record, then do."""
+        self._write(Lent(list(hashes)))
+        return super().lend(hashes)
+
+    def return_lent(self, blocks: Sequence[int]) -> None:
+        """Record, then do."""
+        self._write(LentReturned(list(blocks)))
+        super().return_lent(blocks)
+
+
 class RecordingScheduler(Scheduler):
     """A scheduler that writes down what it is told and a digest of each plan."""
 
     def __init__(self, head: TraceHead, file: BinaryIO) -> None:
-        super().__init__(head.scheduler, *build_memory(head), has_prefix_cache=head.has_prefix_cache)
         self._file = file
+        kv, table = build_memory(head)
+        tickets = RecordingTickets(kv.pool, self._write)
+        super().__init__(head.scheduler, kv, table, tickets=tickets, has_prefix_cache=head.has_prefix_cache)
         self._write(head)
 
     def add(self, request: Request, output_ids: bytes = b"") -> None:
@@ -158,8 +230,25 @@ def replay(path: Path) -> int:
                 scheduler.abort([RequestKey(*key) for key in keys])
             case ResultIn(result=result):
                 scheduler.apply(result)
+            case ArrivalBegun() | ArrivalEnded() | ArrivalClosed() | Lent() | LentReturned():
+                replay_tickets(scheduler.tickets, event)
             case Scheduled(digest=digest):
                 if digest_of(scheduler.schedule()) != digest:
                     raise TraceMismatch(f"{path}: plan {num_plans + 1} differs from the recording")
                 num_plans += bool(digest)
     return num_plans
+
+
+def replay_tickets(tickets: Tickets, event: TicketEvent) -> None:
+    """Tell it again."""
+    match event:
+        case ArrivalBegun(number=number, hashes=hashes, spare=spare):
+            tickets.begin_arrival(number, hashes, spare=spare)
+        case ArrivalEnded(number=number, num_good=num_good, busy=busy):
+            tickets.end_arrival(number, num_good, busy)
+        case ArrivalClosed(number=number):
+            tickets.close_arrival(number)
+        case Lent(hashes=hashes):
+            tickets.lend(hashes)
+        case LentReturned(blocks=blocks):
+            tickets.return_lent(blocks)

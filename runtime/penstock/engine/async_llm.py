@@ -205,7 +205,7 @@ class AsyncLLM:
         elif isinstance(message, EngineReady):
             if message.epoch > max(self._epoch, self._dead_epoch):
                 self._take_ready(message)
-        else:
+        elif isinstance(message, EngineDown):
             self._dead_epoch = max(self._dead_epoch, message.epoch)
             if message.epoch == self._epoch and self.engine is not None:
                 self._take_down(message)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from penstock.core.plan import TokenLogprobs
 from penstock.core.request import Request
+from penstock.internal.protocol import Announcement, KvEndpoint
 
 
 class AddRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,6 +16,7 @@ class AddRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     request: Request
     output_ids: bytes = b""  # int32, little-endian: tokens sampled so far
+    lend_from: int | None = None  # hold its prompt's blocks from this one on for a peer, and tell them as they come
 
 
 class ClientBatch(msgspec.Struct, frozen=True, kw_only=True, tag="batch"):
@@ -39,6 +41,9 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     num_blocks: int
     block_size: int
     max_model_len: int
+    session: str = ""  # random: no other life of any engine has it
+    fingerprint: str = ""  # of KV blocks: model, dtype, layout
+    endpoint: KvEndpoint | None = None  # where peers READ blocks, if they can
 
 
 class EngineDown(msgspec.Struct, frozen=True, kw_only=True, tag="down"):
@@ -61,6 +66,12 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     num_output_tokens: int = 0
     num_steps: int = 0
     integrity_failures: int = 0
+    prefill_rate: float = 0.0  # tokens/s in steps with prompt chunks, smoothed; 0: not measured yet
+    num_leases: int = 0  # of blocks held for peers
+    num_pulls: int = 0  # transfers into this pod that ended well …
+    num_pulled_bytes: int = 0
+    num_failed_pulls: int = 0  # … and that did not
+    num_fallbacks: int = 0  # requests that were prefilled here, wholly or in part, because a transfer failed
 
 
 class PromptLogprobsOf(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -88,5 +99,20 @@ class StepOutputs(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     stats: SchedulerStats | None = None
 
 
+class LendNews(msgspec.Struct, frozen=True, kw_only=True, tag="lend"):
+    """What a peer is to be told of the blocks that are held for it. None: the lease is over, nothing will follow."""
+
+    epoch: int
+    handle: int
+    news: Announcement | None
+
+
+class Strike(msgspec.Struct, frozen=True, kw_only=True, tag="strike"):
+    """A prefill pod's engine died while it worked on this request: it counts like a death of our own."""
+
+    epoch: int
+    handle: int
+
+
 EngineInput = ClientBatch | ClientHello
-EngineOutput = StepOutputs | EngineReady | EngineDown
+EngineOutput = StepOutputs | EngineReady | EngineDown | LendNews | Strike
