@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+PORT ?= 8000
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format bench generate verify clean
+.PHONY: help setup run demo-pd test test-faults lint format bench generate verify clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,8 +26,14 @@ $(STAMP): pyproject.toml constraints.txt
 run: setup ## Serve the embedded model; flags: make run ARGS='--port 8123'
 	@exec $(BIN)/penstock serve $(ARGS)
 
+demo-pd: setup ## Router, one prefill and two decode pods on this machine: make demo-pd PORT=8000
+	@exec $(BIN)/penstock demo --port $(PORT) $(ARGS)
+
 test: setup ## Everything a machine without GPU and cluster can prove
 	$(BIN)/python -m pytest $(ARGS)
+
+test-faults: setup ## Kill, stop and cut off real processes, for minutes
+	$(BIN)/python -m pytest tests/faults --faults $(ARGS)
 
 lint: setup ## Format check, lint, types, import laws
 	$(BIN)/ruff format --check .

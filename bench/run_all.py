@@ -22,9 +22,11 @@ def commands(quick: bool, peers: str | None) -> dict[str, list[str]]:
     if quick:
         serve = ["--rates", "1", "--seconds", "5", "--warm-up", "1", "--seeds", "1"]
         found = {"scheduler": ["--steps", "50"], "offline": ["--quick"], "startup": ["--repeats", "1", "--no-cold"]}
-        found["fidelity"] = ["--prompts", "8"]
+        found |= {"fidelity": ["--prompts", "8"], "pd": ["--quick"]}
+        found["router"] = ["--seconds", "2", "--seeds", "1", "--streams", "200"]
     else:
         serve, found = [], {"scheduler": [], "offline": ["--weights", "bf16,int4,int8"], "startup": [], "fidelity": []}
+        found |= {"router": [], "pd": []}
     found["offline"] += ["--peers", peers] if peers else []
     return found | {"serve": serve}
 

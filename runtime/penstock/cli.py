@@ -12,6 +12,9 @@ from penstock.flags import Parser, suggestion
 
 COMMANDS = {
     "serve": "serve a model over the OpenAI API",
+    "route": "put one address in front of the pods of a service",
+    "demo": "a router, a prefill and two decode pods on this machine, to try out and to break",
+    "top": "watch the queues, KV caches and transfers of a running service",
     "chat": "talk to a model in the terminal",
     "generate": "continue one prompt and end",
     "models": "list what can be served from here",
@@ -20,6 +23,8 @@ COMMANDS = {
 BENCHMARKS = {
     "offline": "throughput of the engine in one process",
     "serve": "latency and throughput over HTTP",
+    "router": "what the router adds to latency, and where it saturates",
+    "pd": "prefill and decode in two pods against two pods that do both, on the same cores",
     "startup": "seconds until ready",
     "scheduler": "host cost of one step",
     "fidelity": "every greedy token against transformers in float32",

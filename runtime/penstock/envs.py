@@ -42,3 +42,12 @@ def cpu_threads() -> int | None:
 def package_index_arguments() -> tuple[str, ...]:
     """Extra words for `pip download`, from `PENSTOCK_PIP_ARGS` (for example `--index-url …` of a mirror)."""
     return tuple(os.environ.get("PENSTOCK_PIP_ARGS", "").split())
+
+
+def quiet_nixl() -> None:
+    """Have NIXL and UCX keep to themselves what we say better (`NIXL_LOG_LEVEL`, `UCX_LOG_LEVEL` if unset).
+
+    Before NIXL is imported.
+    """
+    os.environ.setdefault("NIXL_LOG_LEVEL", "FATAL")
+    os.environ.setdefault("UCX_LOG_LEVEL", "fatal")

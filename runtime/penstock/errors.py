@@ -90,11 +90,31 @@ class Overloaded(RequestError):
         self.retry_after = retry_after
 
 
+class TenantLimit(Overloaded):
+    """The tenant has as many requests as it may have at once: try again after `retry_after` seconds."""
+
+    status = 429
+    kind = "rate_limit_error"
+
+
+class KeyReused(RequestError):
+    """An idempotency key came again, with another body."""
+
+    status = 422
+
+
 class EngineFailure(RequestError):
     """The engine could not finish this request: it was in flight at two engine deaths, or its numbers went bad."""
 
     status = 500
     kind = "internal_error"
+
+
+class Mismatch(RequestError):
+    """A peer asks for what only a pod of its own kind can give: another model, layout or revision."""
+
+    status = 409
+    kind = "mismatch_error"
 
 
 class Internal(RequestError):

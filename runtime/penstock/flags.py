@@ -9,10 +9,12 @@ import re
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from penstock.config import EngineConfig
 from penstock.errors import ConfigError
+
+Config = TypeVar("Config")
 
 POSITIONAL = "model"  # the one setting that is given without a flag
 SECTION_TITLES = {
@@ -22,6 +24,10 @@ SECTION_TITLES = {
     "compute": "compute",
     "server": "server",
     "transfer": "prefill and decode",
+    "pods": "pods",
+    "admission": "admission",
+    "tenants": "tenants",
+    "listener": "router",
 }
 MODEL_HELP = (
     "a Hugging Face folder (safetensors), a .gguf file, hf://org/name or a bare hub name; "
@@ -72,16 +78,20 @@ def suggestion(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def add_config_flags(parser: Parser, sections: Sequence[str] = tuple(SECTION_TITLES)) -> None:
-    """Add one flag for each setting of the named sections of `EngineConfig`."""
-    for section in dataclasses.fields(EngineConfig):
-        if section.name in sections:
-            group = parser.add_argument_group(SECTION_TITLES[section.name])
-            kind = typing.get_type_hints(EngineConfig)[section.name]
+def add_config_flags(parser: Parser, sections: Sequence[str] | None = None, config: type[Any] = EngineConfig) -> None:
+    """Add one flag for each setting of the named sections of a configuration, without names of all."""
+    for section, kind in sections_of(config).items():
+        if sections is None or section in sections:
+            group = parser.add_argument_group(SECTION_TITLES[section])
             hints = typing.get_type_hints(kind)
             for field in dataclasses.fields(kind):
                 if field.name != POSITIONAL:
                     add_config_flag(parser, group, field, hints[field.name])
+
+
+def sections_of(config: type[Any]) -> dict[str, type[Any]]:
+    """The sections of a configuration: name -> dataclass."""
+    return {field.name: typing.get_type_hints(config)[field.name] for field in dataclasses.fields(config)}
 
 
 def add_config_flag(parser: Parser, group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hint: Any) -> None:
@@ -99,20 +109,24 @@ def add_config_flag(parser: Parser, group: argparse._ArgumentGroup, field: datac
 
 
 def config_from(args: argparse.Namespace) -> EngineConfig:
-    """The validated configuration that the flags describe. Raises `ConfigError` that names the flag."""
-    given = settings_from(args)
+    """The validated configuration of an engine that the flags describe. Raises `ConfigError` that names the flag."""
+    return build_config(args, EngineConfig)
+
+
+def build_config(args: argparse.Namespace, config: type[Config]) -> Config:
+    """The validated configuration of that type that the flags describe. Raises `ConfigError` that names the flag."""
+    given = settings_from(args, config)
     sections = {}
-    for section in dataclasses.fields(EngineConfig):
-        kind = typing.get_type_hints(EngineConfig)[section.name]
+    for section, kind in sections_of(config).items():
         names = [field.name for field in dataclasses.fields(kind)]
-        sections[section.name] = kind(**{name: given[name] for name in names if name in given})
-    return EngineConfig(**sections)
+        sections[section] = kind(**{name: given[name] for name in names if name in given})
+    return config(**sections)
 
 
-def settings_from(args: argparse.Namespace) -> dict[str, Any]:
+def settings_from(args: argparse.Namespace, config: type[Any] = EngineConfig) -> dict[str, Any]:
     """The settings that were given, by name and in their own types. Raises `ConfigError` that names the flag."""
     given = {}
-    for kind in typing.get_type_hints(EngineConfig).values():
+    for kind in sections_of(config).values():
         hints = typing.get_type_hints(kind)
         for field in dataclasses.fields(kind):
             if getattr(args, field.name, None) is not None:

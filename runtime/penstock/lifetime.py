@@ -15,3 +15,8 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before the line above
         sys.exit(1)
+
+
+if __name__ == "__main__":  # python -m penstock.lifetime PARENT COMMAND …: becomes a command that dies with its parent
+    die_with_parent(int(sys.argv[1]))
+    os.execvp(sys.argv[2], sys.argv[2:])

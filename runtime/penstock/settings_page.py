@@ -1,4 +1,4 @@
-"""Writes the reference of all settings from `config.py`: `python -m penstock.settings_page docs/settings.md`."""
+"""Writes the reference of all settings: `python -m penstock.settings_page docs/settings.md`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,29 @@ import sys
 from pathlib import Path
 
 from penstock.config import EngineConfig
+from penstock.router.config import RouterConfig
 
 HEAD = """# Settings
 
-Flags of `penstock serve`, and the same names (with underscores) as arguments of `LLM(...)`.
-This page is generated from `runtime/penstock/config.py` by `make generate`.
+This page is generated from `runtime/penstock/config.py` and `runtime/penstock/router/config.py` by `make generate`.
 """
+PARTS = (
+    (
+        EngineConfig,
+        "\n# penstock serve\n\nFlags, and the same names (with underscores) as arguments of `LLM(...)`.\n",
+    ),
+    (RouterConfig, "\n# penstock route\n\nFlags of the router.\n"),
+)
 
 
 def build_page() -> str:
-    """The page as Markdown: one section and table for each part of the configuration."""
-    parts, config = [HEAD], EngineConfig()
+    """The page as Markdown."""
+    return HEAD + "".join(head + build_part(config()) for config, head in PARTS)
+
+
+def build_part(config: EngineConfig | RouterConfig) -> str:
+    """One section and table for each part of a configuration."""
+    parts = []
     for section in dataclasses.fields(config):
         values = getattr(config, section.name)
         parts.append(f"\n## {type(values).__name__}\n\n{(type(values).__doc__ or '').strip()}\n")

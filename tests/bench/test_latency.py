@@ -17,6 +17,7 @@ def exchange(due: float, *, first: float = 0.1, gap: float = 0.01, status: int =
     is_complete = status == 200
     return Exchange(
         due=due,
+        sent=due + 0.002,
         status=status,
         events=events if is_complete else [],
         num_tokens=11 if is_complete else 0,
@@ -30,6 +31,7 @@ def test_times_rates_and_tokens_come_from_completed_requests():
     assert figures["ITL p99"] == pytest.approx(10)
     assert figures["E2E p50"] == pytest.approx(300)
     assert (figures["offered"], figures["completed"], figures["output"]) == (0.5, 0.5, 5.5)
+    assert figures["client late p99"] == pytest.approx(2)
 
 
 def test_goodput_leaves_out_late_first_tokens_long_gaps_and_requests_without_an_answer():

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from penstock.bench.load_generator import Load, offer_all
+from penstock.bench.load_generator import Load, Target, offer_all
 
 
 def load(**changes) -> Load:
@@ -33,11 +33,11 @@ def test_requests_at_once_come_together_at_the_end():
     assert load(rate=0.0, seconds=2.0, at_once=3).arrivals() == [2.0, 2.0, 2.0]
 
 
-async def offered_to(handle, some_load: Load):
+async def offered_to(handle, some_load: Load, **dialect):
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        return await offer_all(f"http://127.0.0.1:{port}", "model", some_load)
+        return await offer_all(Target(url=f"http://127.0.0.1:{port}", model="model", **dialect), some_load)
 
 
 async def read_request(reader) -> dict:
@@ -63,6 +63,27 @@ async def test_notes_every_event_and_the_usage_of_a_streamed_answer():
     assert all(exchange.is_complete and exchange.num_tokens == 3 for exchange in exchanges)
     assert all(len(exchange.events) == 3 and min(exchange.gaps) > 0.01 for exchange in exchanges)
     assert all(exchange.time_to_first >= 0 for exchange in exchanges)
+    assert all(exchange.text == "xxx" and exchange.due <= exchange.sent for exchange in exchanges)
+
+
+async def test_a_chat_counts_text_not_roles_and_a_server_without_usage_counts_its_events():
+    asked = []
+
+    async def handle(reader, writer):
+        asked.append(await read_request(reader))
+        deltas = [{"role": "assistant", "content": ""}, {"content": "a"}, {"reasoning_content": "b"}, {}]
+        events = b"".join(
+            b"data: " + json.dumps({"choices": [{"delta": delta}]}).encode() + b"\n\n" for delta in deltas
+        )
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + events + b"data: [DONE]\n\n")
+        writer.close()
+
+    one = load(rate=0.0, seconds=0.0, at_once=1)
+    [exchange] = await offered_to(handle, one, is_chat=True, has_ignore_eos=False, api_key="secret")
+    assert (exchange.text, exchange.num_tokens, len(exchange.events), exchange.is_complete) == ("ab", 2, 2, True)
+    [request] = asked
+    assert len(request["messages"][0]["content"].split()) == 4
+    assert "ignore_eos" not in request
 
 
 async def test_is_an_open_loop_a_server_that_hangs_holds_no_request_back():

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from penstock.bench.plot import write_plot
-from penstock.bench.serve import model_name, rates_of
+from penstock.bench.serve import best_row, model_name, rates_of
 from penstock.errors import ConfigError, PenstockError
 
 
@@ -21,6 +21,13 @@ def test_rates_are_a_list_of_positive_numbers():
 def test_a_url_without_a_server_is_one_clear_error():
     with pytest.raises(PenstockError, match="does not answer like an OpenAI server"):
         model_name("http://127.0.0.1:9")
+
+
+def test_the_best_rate_is_the_one_with_most_goodput():
+    nothing = {"goodput": float("nan"), "completed": 0.0}
+    row = best_row({1.0: nothing, 2.0: {"goodput": 1.5, "completed": 2.0}, 4.0: {"goodput": 0.2, "completed": 3.0}})
+    assert (row.value, row.ratio) == (1.5, 0.75)
+    assert "2 req/s" in row.note
 
 
 def test_the_chart_is_valid_svg_with_a_point_for_each_rate_that_has_a_figure(tmp_path):

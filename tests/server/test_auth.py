@@ -8,7 +8,7 @@ from penstock.server.app import ENDPOINTS
 from penstock.server.auth import ApiKeys
 from support.sites import open_site
 
-OPEN = ("/", "/livez", "/readyz", "/healthz", "/metrics", "/version")
+OPEN = ("/", "/fleet", "/livez", "/readyz", "/healthz", "/metrics", "/version")
 
 
 @pytest.fixture

@@ -36,7 +36,17 @@ CONTRACT = {
     "penstock_engine_steps": ("counter", ()),
     "penstock_integrity_failures": ("counter", ()),
     "penstock_engine_restarts": ("counter", ()),
-    "penstock_build_info": ("gauge", ("version", "model")),
+    "penstock_requests_resumed": ("counter", ()),
+    "penstock_requests_moved": ("counter", ()),
+    "penstock_prefill_calls": ("counter", ()),
+    "penstock_internal_refused": ("counter", ()),
+    "penstock_prefill_tokens_per_second": ("gauge", ()),
+    "penstock_kv_leases": ("gauge", ()),
+    "penstock_kv_transfers": ("counter", ()),
+    "penstock_kv_transfer_bytes": ("counter", ()),
+    "penstock_kv_transfer_failures": ("counter", ()),
+    "penstock_kv_transfer_fallbacks": ("counter", ()),
+    "penstock_build_info": ("gauge", ("version", "model", "role")),
     "vllm:num_requests_running": ("gauge", ()),
     "vllm:num_requests_waiting": ("gauge", ()),
     "vllm:kv_cache_usage_perc": ("gauge", ()),
@@ -98,7 +108,7 @@ async def test_histograms_are_cumulative_and_bounds_are_inclusive(site):
 async def test_the_engine_shows_its_size_and_readiness(site):
     families = await families_of(site)
     assert families["vllm:cache_config_info"].samples[0].labels == {"block_size": "16", "num_gpu_blocks": "101"}
-    assert await site.metric("penstock_kv_cache_capacity_tokens") == 1_600
+    assert await site.metric("penstock_kv_cache_capacity_tokens") == 1_616
     assert await site.metric("penstock_engine_ready") == 1
     site.llm.drain()
     assert await site.metric("penstock_engine_ready") == 0

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
 from penstock.config import CacheConfig, EngineConfig, SchedulerConfig, ServerConfig
-from penstock.engine.async_llm import AsyncLLM, OutputStream
+from penstock.engine.async_llm import AsyncLLM
 from penstock.engine.client import EngineClient
 from penstock.engine.core import EngineCore
 from penstock.engine.core_process import CoreServer
@@ -22,6 +22,7 @@ from penstock.engine.launch import Launch
 from penstock.engine.messages import EngineReady
 from penstock.engine.notice import tell_engine_down
 from penstock.engine.output import OutputDelta
+from penstock.engine.output_stream import OutputStream
 from penstock.models.spec import ModelSpec
 from penstock.sampling.params import SamplingParams
 from penstock.tokenizer import Tokenizer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -12,20 +13,25 @@ from penstock.config import EngineConfig, ModelConfig, SchedulerConfig
 from penstock.core.plan import TokenLogprobs
 from penstock.core.request import FinishReason, Request
 from penstock.engine.async_llm import AsyncLLM
+from penstock.engine.drain_flag import DrainFlag
 from penstock.engine.messages import (
     AddRequest,
     ClientBatch,
+    EngineDown,
     EngineInput,
     EngineOutput,
     EngineReady,
+    LendNews,
     PromptLogprobsOf,
     SchedulerStats,
     StepOutputs,
 )
+from penstock.internal.protocol import Announcement, KvEndpoint
 from support.embedded_text import embedded_spec, embedded_tokenizer
 
 CONTEXT = 512
 TOP = 20
+FINGERPRINT = "f1"
 LOGPROB = -0.25  # of every token
 
 
@@ -33,6 +39,7 @@ LOGPROB = -0.25  # of every token
 class Running:
     request: Request
     num_outputs: int = 0
+    is_started: bool = False
 
     def next_token(self) -> tuple[int, FinishReason]:
         prompt = self.request.prompt_array()
@@ -56,13 +63,40 @@ class ScriptedEngine:
     running: dict[int, Running] = field(default_factory=dict)
     aborted: list[int] = field(default_factory=list)
     seen: list[Request] = field(default_factory=list)
+    adds: list[AddRequest] = field(default_factory=list)
+    endpoint: KvEndpoint | None = None
+    epoch: int = 0
     num_cached: int = 0
     num_steps: int = 0
 
     def start(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[EngineOutput], None]) -> None:
         self.loop, self.deliver = loop, deliver
-        deliver(EngineReady(epoch=1, num_blocks=101, block_size=16, max_model_len=CONTEXT))
+        self.begin_life()
         loop.call_soon(self.turn)
+
+    def begin_life(self) -> None:
+        """An engine that serves, with what it says of itself."""
+        self.epoch += 1
+        self.deliver(
+            EngineReady(
+                epoch=self.epoch,
+                num_blocks=101,
+                block_size=16,
+                max_model_len=CONTEXT,
+                session=f"session-{self.epoch}",
+                fingerprint=FINGERPRINT,
+                endpoint=self.endpoint,
+            )
+        )
+
+    def die(self) -> None:
+        """Lose everything, and have the front-end told."""
+        self.running.clear()
+        self.deliver(EngineDown(epoch=self.epoch))
+
+    def tell(self, handle: int, news: Announcement | None) -> None:
+        """Say something of blocks that are lent."""
+        self.deliver(LendNews(epoch=self.epoch, handle=handle, news=news))
 
     def send(self, message: EngineInput) -> None:
         if isinstance(message, ClientBatch):
@@ -74,7 +108,8 @@ class ScriptedEngine:
 
     def take(self, add: AddRequest) -> None:
         self.seen.append(add.request)
-        self.running[add.request.handle] = Running(add.request)
+        self.adds.append(add)
+        self.running[add.request.handle] = Running(add.request, len(add.output_ids) // 4)
 
     def close(self) -> None:
         self.is_running = False
@@ -94,13 +129,15 @@ class ScriptedEngine:
         for state, (_, reason) in zip(states, news, strict=True):
             if reason:
                 del self.running[state.request.handle]
-        started = [state for state in states if state.num_outputs == 1]
+        started = [state for state in states if not state.is_started]
+        for state in started:
+            state.is_started = True
         return self.outputs(states, news, started=started)
 
     def outputs(self, states, news, *, started=(), failed=()) -> StepOutputs:
         token_ids = np.array([token for token, _ in news], np.int32)
         return StepOutputs(
-            epoch=1,
+            epoch=self.epoch,
             handles=np.array([state.request.handle for state in states], np.int64),
             token_ids=token_ids,
             finish=np.array([reason for _, reason in news], np.uint8),
@@ -145,7 +182,7 @@ def prompt_logprobs_of(request: Request) -> PromptLogprobsOf:
     )
 
 
-def build_scripted_llm(engine: ScriptedEngine, max_waiting: int = 64) -> AsyncLLM:
+def build_scripted_llm(engine: ScriptedEngine, max_waiting: int = 64, run_path: Path | None = None) -> AsyncLLM:
     config = EngineConfig(
         model=ModelConfig(served_model_name="org/echo"),
         scheduler=SchedulerConfig(max_num_seqs=32, max_waiting=max_waiting),
@@ -156,4 +193,5 @@ def build_scripted_llm(engine: ScriptedEngine, max_waiting: int = 64) -> AsyncLL
         tokenizer=embedded_tokenizer(),
         client=engine,
         max_model_len=CONTEXT,
+        drain_flag=DrainFlag(run_path),
     )

@@ -49,7 +49,14 @@ def summarize(exchanges: Sequence[Exchange], begin: float, end: float, objective
         "failed": sum(not e.is_complete and e.status not in (429, 503) for e in counted) / seconds,
         "goodput": sum(objective.is_met(exchange) for exchange in counted) / seconds,
         "output": sum(exchange.num_tokens for exchange in done) / seconds,
+        "client late p99": client_late(counted),
     }
+
+
+def client_late(exchanges: Sequence[Exchange]) -> float:
+    """How late requests were sent, 99th percentile in milliseconds: beyond a few, the client was the bottleneck."""
+    late = [exchange.sent - exchange.due for exchange in exchanges if exchange.sent == exchange.sent]
+    return float(np.percentile(late, 99)) * 1000 if late else float("nan")
 
 
 def unit_of(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Latency and goodput over HTTP under an open-loop load, offered by this process to a server in others.
+"""Latency and goodput of any OpenAI server under an open-loop load, offered by this process to a server in others.
 
 Each rate is offered with several seeds; a figure is their median and its note the lowest and highest. Requests due in
 the warm-up are sent and not counted.
@@ -9,13 +9,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import statistics
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
+from penstock import envs
 from penstock.bench.latency import Objective, summarize, unit_of
-from penstock.bench.load_generator import Load, offer
+from penstock.bench.load_generator import Load, Target, offer
 from penstock.bench.own_server import OwnServer
 from penstock.bench.plot import write_plot
 from penstock.bench.report import Report, Row
@@ -32,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of this benchmark."""
     add = parser.add_argument
     add("--url", metavar="URL", help="a running OpenAI server; default: start penstock serve")
-    add("--model", default=EMBEDDED_MODEL, metavar="MODEL", help=f"to serve without --url: {MODEL_HELP}")
+    add("--model", metavar="MODEL", help=f"with --url the name to ask for (default: its first); else: {MODEL_HELP}")
+    add("--chat", action="store_true", help="chat completions with text; default: completions with token ids")
+    add("--no-ignore-eos", action="store_true", help="leave out ignore_eos, which strict servers refuse")
     add("--rates", default="1,2,4", metavar="LIST", help="requests per second (default: 1,2,4)")
     add("--seconds", type=float, default=30.0, metavar="X", help="counted time per rate and seed (default: 30)")
     add("--warm-up", type=float, default=5.0, metavar="X", help="time before it that is not counted (default: 5)")
@@ -53,21 +57,21 @@ def run(options: argparse.Namespace) -> int:
     curves: dict[float, dict[str, float]] = {}
     is_failed = False
     with ExitStack() as stack:
-        own = None if options.url else stack.enter_context(OwnServer([options.model]))
+        own = None if options.url else stack.enter_context(OwnServer([options.model or EMBEDDED_MODEL]))
         if own is not None:
             own.wait_ready()
-        url = (own.url if own is not None else options.url).removesuffix("/").removesuffix("/v1")
-        model = model_name(url)
+        target = target_of(own.url if own is not None else options.url, options)
         for rate in rates:
             runs = []
             for seed in range(options.seeds):
-                exchanges = offer(url, model, load_of(options, rate, seed))
+                exchanges = offer(target, load_of(options, rate, seed))
                 runs.append(summarize(exchanges, options.warm_up, options.warm_up + options.seconds, slo_of(options)))
             rows += rows_of(rate, runs)
             curves[rate] = {name: statistics.median(figures[name] for figures in runs) for name in PLOTTED}
             is_failed |= any(figures["failed"] for figures in runs)
+        rows.append(best_row(curves))
         if own is not None:
-            rows += burst_rows(own, model, options)
+            rows += burst_rows(own, target, options)
     if options.plot is not None:
         write_plot(options.plot, curves)
     Report(benchmark="serve", command=command_of(options), rows=rows).publish(options.json)
@@ -85,10 +89,25 @@ def rates_of(words: str) -> list[float]:
     return rates
 
 
-def model_name(url: str) -> str:
+def target_of(url: str, options: argparse.Namespace) -> Target:
+    """The server and how it is spoken to; the first key of PENSTOCK_API_KEY is presented. Raises `PenstockError`."""
+    url = url.removesuffix("/").removesuffix("/v1")
+    keys = envs.api_keys()
+    api_key = keys[0] if keys else None
+    return Target(
+        url=url,
+        model=(options.model if options.url else None) or model_name(url, api_key),
+        is_chat=options.chat,
+        has_ignore_eos=not options.no_ignore_eos,
+        api_key=api_key,
+    )
+
+
+def model_name(url: str, api_key: str | None = None) -> str:
     """The first model that the server names. Raises `PenstockError` if nobody answers."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        with urllib.request.urlopen(f"{url}/v1/models", timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/models", headers=headers), timeout=10) as answer:
             name: str = json.load(answer)["data"][0]["id"]
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise PenstockError(f"--url: {url} does not answer like an OpenAI server: {error}") from error
@@ -131,13 +150,21 @@ def rows_of(rate: float, runs: list[dict[str, float]]) -> list[Row]:
     return rows
 
 
-def burst_rows(own: OwnServer, model: str, options: argparse.Namespace) -> list[Row]:
+def best_row(curves: dict[float, dict[str, float]]) -> Row:
+    """The highest goodput of all rates, beside what was completed there."""
+    rate = max(curves, key=lambda rate: -math.inf if math.isnan(curves[rate]["goodput"]) else curves[rate]["goodput"])
+    note = f"at {rate:g} req/s; limit: what was completed there"
+    best = curves[rate]
+    return Row(name="peak goodput", value=best["goodput"], unit="req/s", limit=best["completed"], note=note)
+
+
+def burst_rows(own: OwnServer, target: Target, options: argparse.Namespace) -> list[Row]:
     """All streams at once: tokens per second over HTTP, and events per CPU second of the front-end (parsing,
     tokenising, metrics and events)."""
     load = dataclasses.replace(load_of(options, 1.0, 0), rate=0.0, seconds=0.0, at_once=BURST)
-    offer(own.url, model, dataclasses.replace(load, seed=load.seed + 50))  # warm-up
+    offer(target, dataclasses.replace(load, seed=load.seed + 50))  # warm-up
     cpu = own.front_end_cpu()
-    exchanges = [exchange for exchange in offer(own.url, model, load) if exchange.is_complete]
+    exchanges = [exchange for exchange in offer(target, load) if exchange.is_complete]
     cpu = own.front_end_cpu() - cpu
     if not exchanges:
         raise PenstockError("the server completed none of the requests that came at once")
@@ -160,7 +187,8 @@ def burst_rows(own: OwnServer, model: str, options: argparse.Namespace) -> list[
 
 def command_of(options: argparse.Namespace) -> str:
     """The command line that gives this report again."""
-    target = "--url URL" if options.url else f"--model {options.model}"
+    target = "--url URL" if options.url else f"--model {options.model or EMBEDDED_MODEL}"
+    target += " --chat" if options.chat else ""
     load = f"--rates {options.rates} --seconds {options.seconds:g} --seeds {options.seeds}"
     sizes = f"--prompt-tokens {options.prompt_tokens} --output-tokens {options.output_tokens}"
     return f"penstock bench serve {target} {load} --burstiness {options.burstiness:g} {sizes}"

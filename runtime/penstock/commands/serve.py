@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import socket
 import sys
 import tempfile
 import time
@@ -14,12 +13,14 @@ import setproctitle
 
 import penstock
 from penstock import envs
-from penstock.config import EMBEDDED_MODEL, EngineConfig, ServerConfig
+from penstock.commands.pod import check_pod, placed
+from penstock.config import EMBEDDED_MODEL, EngineConfig
 from penstock.engine.context import wanted_context
-from penstock.engine.launch import EngineStarted, Launch
+from penstock.engine.launch import EngineStarted, Launch, title_in_role
 from penstock.engine.supervisor import Supervisor
-from penstock.errors import ConfigError, PenstockError
+from penstock.errors import ConfigError
 from penstock.flags import MODEL_HELP, Parser, add_config_flags, config_from
+from penstock.listener import base_url, bind, listen
 from penstock.loader.sources import ResolvedModel, resolve
 from penstock.logs import configure
 from penstock.models.spec import ModelSpec
@@ -27,7 +28,6 @@ from penstock.models.spec import ModelSpec
 API_MODULE = "penstock.server.main"
 LONGEST_SOCKET_PATH = 107  # bytes, sun_path of unix(7)
 LONGEST_SOCKET_NAME = len("/client-000000000")
-BACKLOG = 2048
 EXAMPLE = """\
   curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Why is the sky blue?"}}], "max_tokens": 60}}'
@@ -47,10 +47,15 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check everything that is quick to check, then supervise until the end. Errors are `PenstockError`."""
     began = time.monotonic()
-    config = config_from(args)
-    setproctitle.setproctitle("penstock:serve")
+    config = placed(config_from(args))
+    setproctitle.setproctitle(title_in_role("penstock:serve", config))
     configure("serve", envs.log_level())
-    listener = bind(config.server)
+    check_pod(config)
+    server, internal = config.server, None
+    listener = bind(server.host, server.port)
+    if server.internal_port is not None:
+        fields = {"host_field": "internal_host", "port_field": "internal_port"}
+        internal = bind(server.internal_host, server.internal_port, **fields)
     check_device(config)
     model = resolve(config.model.model, revision=config.model.revision)
     spec = ModelSpec.from_folder(model.folder)
@@ -59,44 +64,14 @@ def run(args: argparse.Namespace) -> int:
         config=config, folder=str(model.folder), max_model_len=wanted_context(config, spec), run_dir=build_run_dir()
     )
     say(f"Penstock {penstock.__version__}: loading {config.model.served_model_name} from {model.folder}")
-    listen(listener, config.server)
+    listen(listener)
+    if internal is not None:
+        listen(internal, port_field="internal_port")
 
     def announce(engine: EngineStarted) -> None:
         say(ready_text(config, engine, time.monotonic() - began))
 
-    return Supervisor(launch, listener, api_module=API_MODULE, announce=announce).run()
-
-
-def bind(server: ServerConfig) -> socket.socket:
-    """A socket bound to the address; it listens when there will soon be someone to answer. Raises `ConfigError`."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise ConfigError("host", f"{server.host!r} is no address of this machine ({error.strerror})") from None
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except PermissionError:
-        raise ConfigError("port", f"{server.port} may not be used without more rights; take one above 1023") from None
-    except OSError as error:
-        raise port_error(server, error) from None
-    return listener
-
-
-def listen(listener: socket.socket, server: ServerConfig) -> None:
-    """Take connections from now on, which wait for a front-end. Raises `PenstockError` if another was faster."""
-    try:
-        listener.listen(BACKLOG)
-    except OSError as error:
-        raise port_error(server, error) from None
-
-
-def port_error(server: ServerConfig, error: OSError) -> PenstockError:
-    """One line that names the port."""
-    return PenstockError(f"--port: cannot listen on {server.host} port {server.port}: {error.strerror}")
+    return Supervisor(launch, listener, internal_listener=internal, api_module=API_MODULE, announce=announce).run()
 
 
 def check_device(config: EngineConfig) -> None:
@@ -123,24 +98,23 @@ def build_run_dir() -> str:
 
 def ready_text(config: EngineConfig, engine: EngineStarted, seconds: float) -> str:
     """What a person wants to know when the server is ready, with an example to paste."""
-    url, model = base_url(config.server), config.model
+    server, model = config.server, config.model
+    url = base_url(server.host, server.port)
     form = f"computed in {'bfloat16' if model.dtype == 'auto' else model.dtype}"
     if model.quantization:
         form = f"{model.quantization}, {form}"
     num_tokens = engine.num_blocks * engine.block_size
+    pod = ""
+    if server.internal_port is not None:
+        internal = base_url(server.internal_host, server.internal_port)
+        pod = f"  pod       {config.transfer.pod_name}, role {config.transfer.role}, internal address {internal}\n"
     return (
         f"  weights   {engine.weights_bytes / 1e6:,.0f} MB ({form}), loaded in {engine.load_seconds:.1f} s\n"
         f"  KV cache  {num_tokens:,} tokens ({engine.kv_bytes / 2**20:,.0f} MiB, {engine.num_blocks:,} blocks of "
-        f"{engine.block_size}); context {engine.max_model_len:,} tokens\n"
+        f"{engine.block_size}); context {engine.max_model_len:,} tokens\n{pod}"
         f"{bold('Ready')} on {bold(url)} after {seconds:.1f} s. Try it:\n\n"
         + EXAMPLE.format(url=url, model=model.served_model_name)
     )
-
-
-def base_url(server: ServerConfig) -> str:
-    """An address at which this machine reaches the server."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)
-    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
 
 
 def bold(text: str) -> str:

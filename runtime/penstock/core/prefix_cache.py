@@ -37,6 +37,10 @@ class PrefixCache:
             return None
         return hits
 
+    def is_computing(self, block_hash: bytes) -> bool:
+        """True if a running row is going to compute a block of that name."""
+        return block_hash in self._computing
+
     def announce(self, row: int, hashes: list[bytes]) -> None:
         """These blocks are going to be computed by `row`, unless somebody else is at it already."""
         if self._is_on:

@@ -69,7 +69,7 @@ class Scheduler:
         self.totals = Totals()
         self.waiting = WaitingQueue()
         self.running = no_ints()  # rows, in order of admission
-        self._prefixes = PrefixCache(kv, tickets, is_on=has_prefix_cache)
+        self.prefixes = PrefixCache(kv, tickets, is_on=has_prefix_cache)
         self._departures = Departures(kv, table)
         self._budget = config.max_num_batched_tokens
         self._max_skip_ahead = config.max_skip_ahead
@@ -139,7 +139,7 @@ class Scheduler:
         self._chunk_size.observe(flight.num_chunk_tokens, flight.num_decodes, result.elapsed)
         for row, resident, num_computed in flight.chunks:  # prompt blocks can be found while their row still runs
             if self.table.residents[row] is resident:
-                self._prefixes.remember(row, resident, num_computed)
+                self.prefixes.remember(row, resident, num_computed)
         table, rows, tokens, logprobs = self.table, result.rows, result.token_ids, result.logprobs
         if not (live := table.is_live[rows]).all():  # rows that ended or were preempted while this step ran
             rows, tokens, logprobs = rows[live], tokens[live], keep_logprobs(logprobs, live)
@@ -204,7 +204,7 @@ class Scheduler:
         for entry in self.waiting:
             if room <= 0 or not self.table.num_free:
                 break
-            hits = self._prefixes.find(entry)
+            hits = self.prefixes.find(entry)
             if hits is None:  # its prefix is being computed right now: soon it will be a hit
                 continue
             if not self._has_room(entry, hits, reserve):
@@ -271,7 +271,7 @@ class Scheduler:
         )
         row = self.table.take(resident, entry, num_hit)
         self._row_of[request.key] = row
-        self._prefixes.announce(row, entry.hashes[len(hits) :])
+        self.prefixes.announce(row, entry.hashes[len(hits) :])
         if entry.is_new and request.is_cache_read_allowed:
             self.totals.num_prefix_queries += len(entry.known)
             self.totals.num_prefix_hits += num_hit
@@ -306,7 +306,7 @@ class Scheduler:
 
     def _enqueue(self, request: Request, known: Ints, hashes: list[bytes], sequence: int, *, is_new: bool) -> None:
         self._is_stuck = False
-        self._prefixes.extend(hashes, request, known)
+        self.prefixes.extend(hashes, request, known)
         self.waiting.push(
             Waiting(
                 request=request,
@@ -321,7 +321,7 @@ class Scheduler:
     def _leave(self, row: int) -> None:
         """Take a row out of the running set; it and its blocks come back when no step in flight names them."""
         table, resident = self.table, self.table.resident(row)
-        self._prefixes.leave(row, resident, table.token_ids[row, : table.num_known[row]])
+        self.prefixes.leave(row, resident, table.token_ids[row, : table.num_known[row]])
         del self._row_of[resident.request.key]
         self.running = self.running[self.running != row]
         self._departures.leave(row, self._in_flight[-1].step if self._in_flight else 0)

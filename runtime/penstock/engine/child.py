@@ -10,7 +10,7 @@ from pathlib import Path
 
 import setproctitle
 
-from penstock.engine.launch import Launch, ReportWriter
+from penstock.engine.launch import Launch, ReportWriter, title_in_role
 from penstock.lifetime import die_with_parent
 
 
@@ -23,7 +23,8 @@ class ChildArguments:
     report_fd: int
     number: int  # engine core: its epoch; front-end: its client number
     slot: int = 0  # front-end: N of `penstock:api-N`
-    listen_fd: int = -1  # front-end: the shared listening socket
+    listen_fd: int = -1  # front-end: the shared listening socket …
+    internal_fd: int = -1  # … and that of the internal port, if there is one
 
     def to_words(self) -> list[str]:
         """As words of a command line."""
@@ -34,13 +35,14 @@ class ChildArguments:
         """The reverse of `to_words`."""
         parser = argparse.ArgumentParser(description="started by `penstock serve`")
         parser.add_argument("--launch", type=Path, required=True)
-        for name in ("parent", "report_fd", "number", "slot", "listen_fd"):
+        for name in ("parent", "report_fd", "number", "slot", "listen_fd", "internal_fd"):
             parser.add_argument(f"--{name}", type=int, required=True)
         return cls(**vars(parser.parse_args(words)))
 
 
 def begin(title: str, arguments: ChildArguments) -> tuple[Launch, ReportWriter]:
-    """Take the process title, bind this process's life to the supervisor's, and read the launch file."""
-    setproctitle.setproctitle(title)
+    """Bind this process's life to the supervisor's, read the launch file, and take the title for this pod's role."""
     die_with_parent(arguments.parent)
-    return Launch.load(arguments.launch), ReportWriter(arguments.report_fd)
+    launch = Launch.load(arguments.launch)
+    setproctitle.setproctitle(title_in_role(title, launch.config))
+    return launch, ReportWriter(arguments.report_fd)

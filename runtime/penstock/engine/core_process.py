@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -21,8 +22,9 @@ from penstock.engine.child import ChildArguments, begin
 from penstock.engine.client import has_message
 from penstock.engine.context import fit_context
 from penstock.engine.core import EngineCore
-from penstock.engine.launch import ChildFailed, EngineStarted, Launch
+from penstock.engine.launch import ChildFailed, EngineStarted, Launch, ReportWriter
 from penstock.engine.messages import ClientBatch, ClientHello, EngineReady, SchedulerStats, StepOutputs
+from penstock.engine.sharing import Identity, Sharing
 from penstock.errors import PenstockError
 from penstock.logs import configure, event
 from penstock.wire import decoder, encode
@@ -41,7 +43,15 @@ class Core(Protocol):
     def has_work(self) -> bool:
         """True while there is anything to do."""
 
-    def add(self, request: Request, output_ids: bytes = b"") -> None:
+    @property
+    def is_waiting(self) -> bool:
+        """True if `step` would do nothing before something comes from outside."""
+
+    @property
+    def has_leases(self) -> bool:
+        """True while `step` must be called now and then, also without work."""
+
+    def add(self, request: Request, output_ids: bytes = b"", lend_from: int | None = None) -> None:
         """Queue a request."""
 
     def abort(self, keys: Collection[RequestKey]) -> None:
@@ -90,23 +100,28 @@ class CoreServer:
     def run(self) -> None:
         """Serve until `stop`; what is fatal comes out of here."""
         while not self._is_stopping:
-            if not self._core.has_work:
+            if self._core.is_waiting:
                 self._rest()
             self._drain()
             if self._failure is not None:
                 raise self._failure
-            if self._core.has_work:
+            if self._core.has_work or self._core.has_leases:
                 self._publish(self._core.step())
 
     def stop(self) -> None:
         """Let `run` return after the present step; safe in a signal handler."""
         self._is_stopping = True
-        os.write(self._wake_write, b"x")
+        self.wake()
 
     def fail(self, failure: Exception) -> None:
         """Let `run` raise `failure` after the present step; safe in a signal handler."""
         self._failure = failure
-        os.write(self._wake_write, b"x")
+        self.wake()
+
+    def wake(self) -> None:
+        """Let `run` look for something to do; safe in a signal handler and from any thread."""
+        with contextlib.suppress(BlockingIOError):  # it has been woken often enough
+            os.write(self._wake_write, b"x")
 
     def close(self) -> None:
         """Close the sockets; gives what was sent a moment to leave."""
@@ -115,14 +130,22 @@ class CoreServer:
         os.close(self._wake_write)
 
     def _rest(self) -> None:
-        """Wait for a message, without spinning; after a while of quiet, check the books once."""
+        """Wait for a message or a wake-up, without spinning; after a while of quiet, check the books once.
+
+        While there is work or a lease, time may matter: it waits for a while and no longer.
+        """
         self._send_stats()
-        while not self._poller.poll(None if self._is_checked else QUIET_MS):
+        is_idle = not self._core.has_work and not self._core.has_leases
+        while not (ready := dict(self._poller.poll(None if self._is_checked and is_idle else QUIET_MS))):
+            if not is_idle:
+                return
             self._is_checked = True
             if problem := self._core.check_integrity():
                 event(_log, "integrity.broken", level=logging.ERROR, problem=problem)
                 self._are_gauges_stale = True
                 self._send_stats()
+        if self._wake_read in ready:
+            os.read(self._wake_read, 1 << 16)
 
     def _drain(self) -> None:
         while has_message(self._inbox):
@@ -140,7 +163,7 @@ class CoreServer:
 
     def _take(self, batch: ClientBatch) -> None:
         for add in batch.add:
-            self._core.add(add.request, add.output_ids)
+            self._core.add(add.request, add.output_ids, add.lend_from)
         if batch.abort:
             self._core.abort([RequestKey(batch.client, handle) for handle in batch.abort])
         self._are_gauges_stale = True
@@ -184,13 +207,21 @@ class CoreServer:
             outbox.send(encode(nothing), zmq.NOBLOCK)
 
 
-def build_server(launch: Launch, executor: ProcessExecutor, epoch: int) -> tuple[CoreServer, EngineStarted]:
+def build_server(launch: Launch, executor: ProcessExecutor, sharing: Sharing) -> tuple[CoreServer, EngineStarted]:
     """Load the model and open the sockets. Raises `PenstockError` with a line for a person."""
     capacity = executor.start()
     max_model_len = fit_context(launch.config, launch.max_model_len, capacity)
-    core = EngineCore(launch.config, executor, capacity, max_model_len)
+    core = EngineCore(launch.config, executor, capacity, max_model_len, sharing.attach(executor, capacity))
     num_blocks, block_size = capacity.num_blocks - 1, launch.config.cache.block_size
-    ready = EngineReady(epoch=epoch, num_blocks=num_blocks, block_size=block_size, max_model_len=max_model_len)
+    ready = EngineReady(
+        epoch=sharing.identity.epoch,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        max_model_len=max_model_len,
+        session=sharing.identity.session,
+        fingerprint=sharing.identity.fingerprint,
+        endpoint=sharing.endpoint,
+    )
     started = EngineStarted(
         num_blocks=num_blocks,
         block_size=block_size,
@@ -199,7 +230,9 @@ def build_server(launch: Launch, executor: ProcessExecutor, epoch: int) -> tuple
         kv_bytes=num_blocks * capacity.block_bytes,
         load_seconds=capacity.load_seconds,
     )
-    return CoreServer(core, launch, ready), started
+    server = CoreServer(core, launch, ready)
+    sharing.start(server.wake)
+    return server, started
 
 
 def watch_signals(server: CoreServer) -> None:
@@ -223,24 +256,31 @@ def main(words: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     launch, reports = begin("penstock:engine-core", arguments)
     configure("engine-core", envs.log_level())
-    executor = ProcessExecutor(launch.config, launch.folder_path, launch.run_path)
-    try:
-        server, started = build_server(launch, executor, arguments.number)
-        watch_signals(server)
-        reports.send(started)
-        server.run()
-        server.close()
-    except PenstockError as error:
-        reports.send(ChildFailed(message=str(error), exit_code=error.exit_code))
-        return error.exit_code
-    except Exception as error:  # the engine loop's top: logged once, and the supervisor starts a new life
-        _log.exception("engine.failed")
-        reports.send(ChildFailed(message=f"the engine core failed: {type(error).__name__}: {error}", exit_code=1))
-        return 1
-    finally:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        executor.close()
+    with contextlib.ExitStack() as parts:
+        try:
+            serve(launch, reports, arguments.number, parts)
+        except PenstockError as error:
+            reports.send(ChildFailed(message=str(error), exit_code=error.exit_code))
+            return error.exit_code
+        except Exception as error:  # the engine loop's top: logged once, and the supervisor starts a new life
+            _log.exception("engine.failed")
+            reports.send(ChildFailed(message=f"the engine core failed: {type(error).__name__}: {error}", exit_code=1))
+            return 1
     return 0
+
+
+def serve(launch: Launch, reports: ReportWriter, epoch: int, parts: contextlib.ExitStack) -> None:
+    """Load, say so, and work until SIGTERM; what must be closed at the end, however that comes, goes to `parts`."""
+    sharing = Sharing(launch, Identity.of(launch, epoch))
+    executor = ProcessExecutor(launch.config, launch.folder_path, launch.run_path, sharing.worker_launch)
+    parts.callback(executor.close)
+    parts.callback(signal.signal, signal.SIGCHLD, signal.SIG_DFL)
+    parts.callback(sharing.close)
+    server, started = build_server(launch, executor, sharing)
+    watch_signals(server)
+    reports.send(started)
+    server.run()
+    server.close()
 
 
 if __name__ == "__main__":

@@ -67,12 +67,14 @@ class InputProcessor:
         request_id: str,
         priority: int = 0,
         cache_salt: str | None = None,
+        root: bytes | None = None,
         add_special_tokens: bool = True,
         field: str = "prompt",
     ) -> list[Request]:
         """`params.n` requests for one prompt, which differ in handle, choice and seed; raises `InvalidRequest`.
 
-        `field` is what the client calls the prompt, for errors: chat calls it `messages`.
+        `root` is where the chain of block hashes starts, if not at the salt. `field` is what the client calls the
+        prompt, for errors: chat calls it `messages`.
         """
         check_params(params, self.spec.vocab_size)
         check_name("request_id", request_id)
@@ -82,7 +84,7 @@ class InputProcessor:
             raise InvalidRequest("priority must be an integer of 32 bits", "priority")
         prompt_ids = self.prompt_array(prompt, add_special_tokens=add_special_tokens, field=field)
         max_total = self._max_total(len(prompt_ids), params)
-        root = root_hash(cache_salt)
+        root = root_hash(cache_salt) if root is None else root
         eos_ids = () if params.ignore_eos else self._eos_ids
         seed = self._draw_seed() if params.seed is None else params.seed
         first = Request(

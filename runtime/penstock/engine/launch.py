@@ -49,6 +49,12 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         return f"ipc://{self.run_dir}/client-{client}"
 
 
+def title_in_role(title: str, config: EngineConfig) -> str:
+    """A process title such as `penstock:api-0` with the role of its pod, if it has one: `penstock:api-0:decode`."""
+    role = config.transfer.role
+    return title if role == "both" else f"{title}:{role}"
+
+
 class EngineStarted(msgspec.Struct, frozen=True, kw_only=True, tag="engine-started"):
     """The engine core serves; what it learnt while loading."""
 

@@ -57,7 +57,7 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
 
     num_running: int = 0
     num_waiting: int = 0
-    num_waiting_tokens: int = 0  # uncached tokens of waiting requests
+    num_waiting_tokens: int = 0  # prompt tokens still to compute, of waiting requests and of running ones
     kv_usage: float = 0.0  # share of blocks held, 0 to 1
     num_preemptions: int = 0
     num_prefix_queries: int = 0  # prompt tokens looked up
@@ -72,6 +72,7 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     num_pulled_bytes: int = 0
     num_failed_pulls: int = 0  # … and that did not
     num_fallbacks: int = 0  # requests that were prefilled here, wholly or in part, because a transfer failed
+    num_announced: int = 0  # blocks that peers have computed for this pod: progress, though no step of ours
 
 
 class PromptLogprobsOf(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

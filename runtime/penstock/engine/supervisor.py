@@ -66,12 +66,14 @@ class Supervisor:
         launch: Launch,
         listener: socket.socket,
         *,
+        internal_listener: socket.socket | None = None,
         api_module: str,
         engine_module: str = "penstock.engine.core_process",
         announce: Callable[[EngineStarted], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._launch, self._listener = launch, listener
+        self._launch = launch
+        self._listeners = (listener, internal_listener)
         self._api_module, self._engine_module = api_module, engine_module
         self._announce, self._clock = announce, clock
         self._launch_file = launch.save()
@@ -145,7 +147,8 @@ class Supervisor:
             module, title = self._api_module, f"api-{slot.index}"
             number = slot.index + (slot.num_lives - 1) * self._launch.config.server.api_servers
         read_end, write_end = os.pipe()
-        listen_fd = self._listener.fileno() if slot.index >= 0 else -1
+        listeners = self._listeners if slot.index >= 0 else (None, None)
+        listen_fd, internal_fd = (-1 if listener is None else listener.fileno() for listener in listeners)
         arguments = ChildArguments(
             launch=self._launch_file,
             parent=os.getpid(),
@@ -153,11 +156,12 @@ class Supervisor:
             number=number,
             slot=slot.index,
             listen_fd=listen_fd,
+            internal_fd=internal_fd,
         )
         process = subprocess.Popen(
             [sys.executable, "-P", "-W", "ignore", "-m", module, *arguments.to_words()],
             stdin=subprocess.DEVNULL,
-            pass_fds=[write_end] + [listen_fd] * (listen_fd >= 0),
+            pass_fds=[write_end, *(number for number in (listen_fd, internal_fd) if number >= 0)],
             start_new_session=True,  # Ctrl-C and kills of our group reach only us, and we end the children in order
         )
         os.close(write_end)

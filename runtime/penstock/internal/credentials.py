@@ -60,7 +60,7 @@ class ClusterKeys:
 
         Without keys everything is in order, and a missing header means claims that say nothing.
         """
-        claims = self._claims(header)
+        claims = self.claims(header)
         if not self.is_set:
             return claims
         is_get = not body and not claims.session
@@ -79,7 +79,8 @@ class ClusterKeys:
         message = nonce + sequence.to_bytes(8, "little") + data
         return any([hmac.compare_digest(_mac(key, message)[:16], mac) for key in self._current()])
 
-    def _claims(self, header: bytes | None) -> Claims:
+    def claims(self, header: bytes | None) -> Claims:
+        """What a header claims, made with one of the keys or not at all; raises `Unauthorized`. Not yet enough."""
         scheme, token = (header or b"")[: len(SCHEME)], (header or b"")[len(SCHEME) :]
         data, _, mac = token.partition(b".")
         if self.is_set:

@@ -105,6 +105,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     """No more blocks will come. `why` is empty if all came."""
 
     why: str = ""
+    is_death: bool = False  # our engine died at it, which counts against the request
 
 
 Announcement = Granted | Computed | Ended

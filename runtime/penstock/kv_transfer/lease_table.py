@@ -29,6 +29,7 @@ class LeaseTable:
     def __init__(self, file: Path, *, is_new: bool = False) -> None:
         """`is_new`: make it, all rows free; only the engine core does, before its workers start."""
         if is_new:
+            file.unlink(missing_ok=True)  # who has mapped the old one keeps it, and is not cut off
             file.write_bytes(bytes(NUM_LEASES * ROW.itemsize))
         with file.open("r+b") as handle:
             self._memory = mmap.mmap(handle.fileno(), NUM_LEASES * ROW.itemsize)

@@ -12,6 +12,14 @@ from penstock.core.plan import Ints
 from penstock.internal.protocol import KvEndpoint
 
 
+class TransferLaunch(msgspec.Struct, frozen=True, kw_only=True):
+    """What the transfer thread is told at its start, beside the configuration."""
+
+    session: str  # of this engine's life
+    fingerprint: str  # of KV blocks
+    lease_file: str  # see `lease_table`
+
+
 class Meet(msgspec.Struct, frozen=True, kw_only=True, tag="meet"):
     """Get to know a peer (NIXL's handshake); `peer` is the engine core's own number for it."""
 

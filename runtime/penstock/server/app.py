@@ -11,20 +11,19 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from penstock import __version__
-from penstock.config import ServerConfig
-from penstock.engine.async_llm import AsyncLLM
 from penstock.errors import MethodNotAllowed, PathUnknown
+from penstock.internal.fleet import FLEET_PATH
 from penstock.server import probes
 from penstock.server.document import TITLE, build_document
 from penstock.server.endpoint import Endpoint
 from penstock.server.gate import Gate
-from penstock.server.metrics import Metrics
+from penstock.server.internal.load import show_fleet
 from penstock.server.openai.chat import create_chat_completion
 from penstock.server.openai.completions import create_completion
 from penstock.server.openai.models import MODELS_PATH, list_models, show_model
 from penstock.server.openai.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from penstock.server.openai.tokenize import detokenize, tokenize
-from penstock.server.serving import Serving, model_name
+from penstock.server.serving import Serving
 
 ENDPOINTS = (
     Endpoint("POST", "/v1/completions", create_completion, CompletionRequest),
@@ -38,6 +37,7 @@ ENDPOINTS = (
     Endpoint("GET", "/livez", probes.livez, is_open=True),
     Endpoint("GET", "/readyz", probes.readyz, is_open=True),
     Endpoint("GET", "/healthz", probes.healthz, is_open=True),
+    Endpoint("GET", FLEET_PATH, show_fleet, is_open=True),
     Endpoint("GET", "/", probes.root, is_open=True),
 )
 
@@ -52,13 +52,8 @@ class Application(FastAPI):
         return self.openapi_schema
 
 
-def build_app(
-    llm: AsyncLLM, *, server: ServerConfig, api_keys: tuple[str, ...], metrics: Metrics | None = None
-) -> FastAPI:
-    """The application over one engine. `metrics` are given where several front-ends share theirs."""
-    if metrics is None:
-        metrics = Metrics(model=model_name(llm), block_size=llm.config.cache.block_size)
-    serving = Serving.build(llm, server, api_keys, metrics)
+def build_app(serving: Serving) -> FastAPI:
+    """The application over one engine."""
     open_paths = frozenset(endpoint.path for endpoint in ENDPOINTS if endpoint.is_open)
 
     @asynccontextmanager

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from penstock.server.exchange import Exchange
 from penstock.server.openai.protocol import Body
+from penstock.server.pod_exchange import PodExchange
 from penstock.server.serving import Serving
 
-Handler = Callable[[Serving, Exchange], Awaitable[None]]
+Handler = Callable[[Serving, PodExchange], Awaitable[None]]
 
-EXCHANGE = "penstock.exchange"  # key of the request's `Exchange` in its ASGI scope
+EXCHANGE = "penstock.exchange"  # key of the request's `PodExchange` in its ASGI scope
 
 
 @dataclass(frozen=True, slots=True)

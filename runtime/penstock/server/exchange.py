@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 import msgspec
@@ -18,6 +20,7 @@ DISCARD_BYTES = 256 << 20  # of a body that is too large, read and dropped so th
 DISCARD_SECONDS = 10.0
 
 JSON = b"application/json"
+SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 EVENT_STREAM: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -166,6 +169,15 @@ class Exchange:
         await self._start(status, head)
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
+    async def respond_empty(self) -> None:
+        """Answer that it is done, with nothing more to say."""
+        await self._start(204, [])
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def start_body(self, headers: Headers) -> None:
+        """Begin a body of any other kind, in parts; one that is broken off tells its reader that something is wrong."""
+        await self._start(200, headers)
+
     async def start_stream(self) -> None:
         """Begin a stream of server-sent events."""
         self.is_streaming = True
@@ -183,7 +195,7 @@ class Exchange:
     async def forward(self, message: AsgiMessage) -> None:
         """Send what was written without us, such as FastAPI's own pages."""
         if message["type"] == "http.response.start":
-            await self._start(message["status"], message["headers"])
+            await self._start(message["status"], list(message["headers"]))
         else:
             await self._send(message)
 
@@ -191,3 +203,9 @@ class Exchange:
         self.status = status
         head = [*headers, (b"x-request-id", self.request_id.encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": head})
+
+
+def request_id_of(scope: Mapping[str, Any]) -> str:
+    """The client's own `X-Request-Id` if it is sane, else a new one."""
+    given: bytes = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return given.decode() if SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

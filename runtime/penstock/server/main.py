@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import cast
 
 import uvicorn
 import uvloop
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from penstock import envs
 from penstock.engine.async_llm import AsyncLLM
 from penstock.engine.child import ChildArguments, begin
 from penstock.engine.client import EngineClient
+from penstock.engine.drain_flag import DrainFlag
 from penstock.engine.launch import ApiStarted, ChildFailed, Launch, ReportWriter
 from penstock.errors import PenstockError
 from penstock.logs import configure, event
 from penstock.models.spec import ModelSpec
 from penstock.server.app import build_app
+from penstock.server.internal.app import build_internal_app
+from penstock.server.internal.guarded_protocol import GuardedProtocol
 from penstock.server.metrics import Metrics
-from penstock.server.serving import model_name
+from penstock.server.serving import Serving, model_name
 from penstock.tokenizer import Tokenizer
 
+MOVE_SECONDS = 2.0  # before the end of the grace period: what has not ended goes on at another pod
 LAST_BYTES_SECONDS = 3  # for connections to close after the last stream ended
 
 _log = logging.getLogger("penstock.api")
@@ -42,13 +50,24 @@ class InheritedServer(uvicorn.Server):
         yield
 
 
-def build_server(llm: AsyncLLM, launch: Launch, slot: int) -> InheritedServer:
-    """The HTTP server of this front-end, not started. Any front-end's /metrics tells of all of them."""
-    block_size = launch.config.cache.block_size
-    metrics = Metrics(model=model_name(llm), block_size=block_size, folder=launch.run_path, slot=slot)
+def build_serving(llm: AsyncLLM, launch: Launch, slot: int) -> Serving:
+    """What all handlers of this front-end share. Any front-end's /metrics tells of all of them."""
+    config = launch.config
+    metrics = Metrics(
+        model=model_name(llm),
+        role=config.transfer.role,
+        block_size=config.cache.block_size,
+        folder=launch.run_path,
+        slot=slot,
+    )
+    return Serving.build(llm, config.server, envs.api_keys(), metrics=metrics, run_path=launch.run_path)
+
+
+def build_server(app: ASGIApp, protocol: Callable[..., asyncio.Protocol] = HttpToolsProtocol) -> InheritedServer:
+    """An HTTP server for an application, not started."""
     config = uvicorn.Config(
-        build_app(llm, server=launch.config.server, api_keys=envs.api_keys(), metrics=metrics),
-        http="httptools",
+        app,
+        http=cast(type[asyncio.Protocol], protocol),
         loop="uvloop",
         ws="none",
         access_log=False,
@@ -57,6 +76,15 @@ def build_server(llm: AsyncLLM, launch: Launch, slot: int) -> InheritedServer:
         timeout_graceful_shutdown=LAST_BYTES_SECONDS,
     )
     return InheritedServer(config)
+
+
+def build_servers(serving: Serving, arguments: ChildArguments) -> dict[InheritedServer, socket.socket]:
+    """The server of the public port, and that of the internal one if there is one, with their sockets."""
+    servers = {build_server(build_app(serving)): arguments.listen_fd}
+    if arguments.internal_fd >= 0:
+        guarded = functools.partial(GuardedProtocol, on_garbage=serving.metrics.count_refusal)
+        servers[build_server(build_internal_app(serving), guarded)] = arguments.internal_fd
+    return {server: socket.socket(fileno=os.dup(descriptor)) for server, descriptor in servers.items()}
 
 
 def build_llm(launch: Launch, client: int) -> AsyncLLM:
@@ -68,12 +96,13 @@ def build_llm(launch: Launch, client: int) -> AsyncLLM:
         tokenizer=Tokenizer.from_folder(folder),
         client=EngineClient(launch, client),
         max_model_len=launch.max_model_len,
+        drain_flag=DrainFlag(launch.run_path),
     )
 
 
-async def serve(llm: AsyncLLM, server: InheritedServer, listener: socket.socket, reports: ReportWriter) -> None:
+async def serve(serving: Serving, servers: Mapping[InheritedServer, socket.socket], reports: ReportWriter) -> None:
     """Serve until drained: after SIGTERM running streams get the grace period, after SIGINT they end at once."""
-    loop = asyncio.get_running_loop()
+    llm, loop = serving.llm, asyncio.get_running_loop()
     is_asked_to_end, is_hurried = asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, is_asked_to_end.set)
 
@@ -83,23 +112,24 @@ async def serve(llm: AsyncLLM, server: InheritedServer, listener: socket.socket,
 
     loop.add_signal_handler(signal.SIGINT, hurry)
     llm.start()
-    serving = asyncio.create_task(server.serve([listener]))
-    announcing = asyncio.create_task(announce(llm, server, reports))
+    running = [asyncio.create_task(server.serve([listener])) for server, listener in servers.items()]
+    announcing = asyncio.create_task(announce(llm, servers, reports))
     ending = asyncio.create_task(is_asked_to_end.wait())
-    await asyncio.wait((serving, ending), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((*running, ending), return_when=asyncio.FIRST_COMPLETED)
     announcing.cancel()
     ending.cancel()
-    if not serving.done():
-        await drain(llm, is_hurried)
+    if not any(task.done() for task in running):
+        await drain(serving, is_hurried)
+    for server in servers:
         server.should_exit = True
-    await serving
+    await asyncio.gather(*running)
     llm.close()
 
 
-async def announce(llm: AsyncLLM, server: InheritedServer, reports: ReportWriter) -> None:
+async def announce(llm: AsyncLLM, servers: Iterable[InheritedServer], reports: ReportWriter) -> None:
     """Report readiness to the supervisor, then take what start-up left behind out of the garbage collector's view."""
     await llm.wait_ready()
-    while not server.started:
+    while not all(server.started for server in servers):
         await asyncio.sleep(0.01)
     reports.send(ApiStarted())
     gc.collect()
@@ -107,13 +137,22 @@ async def announce(llm: AsyncLLM, server: InheritedServer, reports: ReportWriter
     gc.set_threshold(50_000, 20, 50)  # requests leave few cycles; the default runs several times per busy step
 
 
-async def drain(llm: AsyncLLM, is_hurried: asyncio.Event) -> None:
-    """Take nothing new and let what runs finish, for at most the grace period; the rest ends with an error."""
+async def drain(serving: Serving, is_hurried: asyncio.Event) -> None:
+    """Take nothing new and let what runs finish, for at most the grace period.
+
+    Shortly before its end, what came through a router is handed over to another pod; the rest ends with an error.
+    """
+    llm = serving.llm
     llm.drain()
     event(_log, "drain.begun", in_flight=llm.num_in_flight)
     idle, hurried = asyncio.create_task(llm.wait_idle()), asyncio.create_task(is_hurried.wait())
-    grace = llm.config.server.shutdown_grace
-    await asyncio.wait((idle, hurried), timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+    grace = serving.config.shutdown_grace
+    moving = min(MOVE_SECONDS, grace / 4)
+    await asyncio.wait((idle, hurried), timeout=grace - moving, return_when=asyncio.FIRST_COMPLETED)
+    if serving.routed:
+        event(_log, "drain.moved", requests=len(serving.routed))
+        await asyncio.gather(*(routed.move() for routed in list(serving.routed)))
+        await asyncio.wait((idle, hurried), timeout=moving, return_when=asyncio.FIRST_COMPLETED)
     for task in (idle, hurried):
         task.cancel()
     if llm.num_in_flight:
@@ -128,13 +167,12 @@ def main(words: list[str]) -> int:
     configure(f"api-{arguments.slot}", envs.log_level())
     try:
         llm = build_llm(launch, arguments.number)
-        server = build_server(llm, launch, arguments.slot)
+        serving = build_serving(llm, launch, arguments.slot)
     except PenstockError as error:
         reports.send(ChildFailed(message=str(error), exit_code=error.exit_code))
         return error.exit_code
-    listener = socket.socket(fileno=os.dup(arguments.listen_fd))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(llm, server, listener, reports))
+        runner.run(serve(serving, build_servers(serving, arguments), reports))
     return 0
 
 

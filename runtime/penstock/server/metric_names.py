@@ -7,7 +7,7 @@ from penstock.server.metric_table import Family
 
 ENDPOINTS = ("completions", "chat")
 FINISH_REASONS = ("stop", "length", "abort", "error")
-STATUSES = (200, 400, 401, 404, 405, 413, 500, 503)
+STATUSES = (200, 204, 400, 401, 404, 405, 409, 413, 500, 503)
 OUTCOMES = tuple((endpoint, reason) for endpoint in ENDPOINTS for reason in FINISH_REASONS)
 
 TTFT_BOUNDS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
@@ -16,9 +16,9 @@ E2E_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 240.0
 TOKEN_BOUNDS = tuple(float(1 << power) for power in range(0, 19, 2))
 
 
-def build_families(model: str, block_size: int) -> tuple[Family, ...]:
+def build_families(model: str, role: str, block_size: int) -> tuple[Family, ...]:
     """The contract, for one model."""
-    return (*request_families(), *engine_families(), *total_families(), *identity_families(model, block_size))
+    return (*request_families(), *engine_families(), *total_families(), *identity_families(model, role, block_size))
 
 
 def request_families() -> tuple[Family, ...]:
@@ -29,6 +29,10 @@ def request_families() -> tuple[Family, ...]:
         "penstock_prompt_tokens_total": "Prompt tokens of choices that were begun",
         "penstock_cached_prompt_tokens_total": "Prompt tokens that were found in the prefix cache",
         "penstock_generation_tokens_total": "Tokens generated for clients",
+        "penstock_requests_resumed_total": "Answers that another pod began and this one went on with",
+        "penstock_requests_moved_total": "Answers that this pod gave up at its end, for another to go on",
+        "penstock_prefill_calls_total": "Prompts that peers had computed here",
+        "penstock_internal_refused_total": "Internal calls without a good token, and bytes that are no HTTP",
     }
     return (
         Family(
@@ -76,6 +80,8 @@ def engine_families() -> tuple[Family, ...]:
         "penstock_num_waiting_tokens": "Prompt tokens of waiting requests that the prefix cache does not hold",
         "penstock_kv_cache_usage_ratio": "Share of KV blocks held by requests, 0 to 1",
         "penstock_kv_cache_capacity_tokens": "Tokens that the KV cache can hold",
+        "penstock_prefill_tokens_per_second": "Prompt tokens per second in steps with prompts, smoothed; 0: none yet",
+        "penstock_kv_leases": "Leases on KV blocks that are held for peers",
         "penstock_engine_ready": "1 while the engine serves and new requests are taken",
         "vllm:num_requests_running": running,
         "vllm:num_requests_waiting": waiting,
@@ -94,12 +100,16 @@ def total_families() -> tuple[Family, ...]:
         "penstock_engine_output_tokens_total": "Tokens sampled",
         "penstock_engine_steps_total": "Steps made",
         "penstock_integrity_failures_total": "Checks of the block accounting that failed; anything but 0 is a defect",
+        "penstock_kv_transfers_total": "Transfers of KV into this pod that ended well",
+        "penstock_kv_transfer_bytes_total": "Bytes of KV that they brought",
+        "penstock_kv_transfer_failures_total": "Transfers of KV into this pod that did not end well",
+        "penstock_kv_transfer_fallbacks_total": "Requests prefilled here, wholly or in part, after a failed transfer",
         "penstock_engine_restarts_total": "Engine cores started after the first one",
     }
     return tuple(Family(name=name, kind="counter", text=text, merge="max") for name, text in totals.items())
 
 
-def identity_families(model: str, block_size: int) -> tuple[Family, ...]:
+def identity_families(model: str, role: str, block_size: int) -> tuple[Family, ...]:
     """Constant ones whose labels say what this is."""
     return (
         Family(
@@ -107,8 +117,8 @@ def identity_families(model: str, block_size: int) -> tuple[Family, ...]:
             kind="gauge",
             text="Always 1; what is running",
             merge="max",
-            labels=("version", "model"),
-            values=((__version__, model),),
+            labels=("version", "model", "role"),
+            values=((__version__, model, role),),
         ),
         cache_config(block_size, 0),
         Family(

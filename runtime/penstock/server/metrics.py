@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.registry import Collector
 
@@ -22,6 +24,10 @@ ENGINE_TOTALS = {
     "num_output_tokens": "penstock_engine_output_tokens_total",
     "num_steps": "penstock_engine_steps_total",
     "integrity_failures": "penstock_integrity_failures_total",
+    "num_pulls": "penstock_kv_transfers_total",
+    "num_pulled_bytes": "penstock_kv_transfer_bytes_total",
+    "num_failed_pulls": "penstock_kv_transfer_failures_total",
+    "num_fallbacks": "penstock_kv_transfer_fallbacks_total",
 }
 
 
@@ -32,11 +38,12 @@ class Metrics(Collector):
         self,
         *,
         model: str,
+        role: str = "both",
         block_size: int,
         folder: Path | None = None,
         slot: int = 0,
     ) -> None:
-        table = MetricTable(build_families(model, block_size), folder=folder, slot=slot)
+        table = MetricTable(build_families(model, role, block_size), folder=folder, slot=slot)
         self._table, self._values = table, table.values
         self._ttft = table.histogram("penstock_time_to_first_token_seconds")
         self._itl = table.histogram("penstock_inter_token_latency_seconds")
@@ -96,6 +103,25 @@ class Metrics(Collector):
         self._values[self._outcomes[endpoint, "abort"]] += count
         self._values[self._in_flight] -= count
 
+    def count_resumption(self) -> None:
+        """An answer goes on here that another pod began."""
+        self._add("penstock_requests_resumed_total")
+
+    def count_move(self) -> None:
+        """An answer was given up for another pod to go on."""
+        self._add("penstock_requests_moved_total")
+
+    def count_prefill_call(self) -> None:
+        """A peer has a prompt computed here."""
+        self._add("penstock_prefill_calls_total")
+
+    def count_refusal(self) -> None:
+        """Somebody on the internal port has no business there."""
+        self._add("penstock_internal_refused_total")
+
+    def _add(self, name: str) -> None:
+        self._values[self._slots[name]] += 1.0
+
     def _set(self, name: str, value: float) -> None:
         self._values[self._slots[name]] = float(value)
 
@@ -109,13 +135,23 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """What the registry prints: the numbers of all front-ends, merged."""
+        return self._table.build_families(self._merged())
+
+    def totals(self, llm: AsyncLLM) -> Mapping[str, float]:
+        """The first (often only) number of every metric by name, for the whole pod."""
+        self.take_totals(llm)
+        self._take_gauges(llm)
+        merged = self._merged().tolist()
+        return {name: merged[place] for name, place in self._slots.items()}
+
+    def _merged(self) -> NDArray[np.float64]:
         merged = self._table.merged()
         in_flight = merged[self._slots["penstock_num_requests_in_flight"]]
         running = merged[self._slots["penstock_num_requests_running"]]
         for name in ("penstock_num_requests_waiting", "vllm:num_requests_waiting"):
             place = self._slots[name]
             merged[place] = max(merged[place], in_flight - running)  # the engine may not know of the newest yet
-        return self._table.build_families(merged)
+        return merged
 
     def take_totals(self, llm: AsyncLLM) -> None:
         """Count what the engine has done since the last call; its totals begin again at 0 in each of its lives."""
@@ -135,9 +171,11 @@ class Metrics(Collector):
         self._set("penstock_kv_cache_usage_ratio", stats.kv_usage)
         self._set("vllm:kv_cache_usage_perc", stats.kv_usage)
         self._set("penstock_num_waiting_tokens", stats.num_waiting_tokens)
+        self._set("penstock_prefill_tokens_per_second", stats.prefill_rate)
+        self._set("penstock_kv_leases", stats.num_leases)
         self._set("penstock_engine_ready", llm.is_ready)
         self._set("penstock_engine_restarts_total", max(0, llm.epoch - 1))
         if llm.engine is not None:
             engine = llm.engine
-            self._set("penstock_kv_cache_capacity_tokens", (engine.num_blocks - 1) * engine.block_size)
+            self._set("penstock_kv_cache_capacity_tokens", engine.num_blocks * engine.block_size)
             self._table.relabel(cache_config(engine.block_size, engine.num_blocks))

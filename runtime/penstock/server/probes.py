@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from penstock import __version__
-from penstock.server.exchange import Exchange
+from penstock.server.pod_exchange import PodExchange
 from penstock.server.serving import Serving
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Penstock</title>
@@ -16,12 +16,12 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Penstock</
 LINKS = ("/docs", "/v1/models", "/version", "/metrics", "/livez", "/readyz", "/healthz")
 
 
-async def livez(serving: Serving, exchange: Exchange) -> None:
+async def livez(serving: Serving, exchange: PodExchange) -> None:
     """200 while this process answers at all."""
     await exchange.respond_json({"status": "alive"})
 
 
-async def readyz(serving: Serving, exchange: Exchange) -> None:
+async def readyz(serving: Serving, exchange: PodExchange) -> None:
     """200 while requests are taken: the engine serves and nothing drains. Never 503 for load."""
     if serving.llm.is_draining:
         await exchange.respond_json({"status": "draining"}, status=503)
@@ -31,7 +31,7 @@ async def readyz(serving: Serving, exchange: Exchange) -> None:
         await exchange.respond_json({"status": "ready"})
 
 
-async def healthz(serving: Serving, exchange: Exchange) -> None:
+async def healthz(serving: Serving, exchange: PodExchange) -> None:
     """503 while work is pending and the engine has made no step for a while."""
     if serving.llm.is_healthy:
         await exchange.respond_json({"status": "healthy"})
@@ -39,17 +39,17 @@ async def healthz(serving: Serving, exchange: Exchange) -> None:
         await exchange.respond_json({"status": "the engine makes no progress"}, status=503)
 
 
-async def version(serving: Serving, exchange: Exchange) -> None:
+async def version(serving: Serving, exchange: PodExchange) -> None:
     """Which Penstock this is."""
     await exchange.respond_json({"version": __version__})
 
 
-async def metrics(serving: Serving, exchange: Exchange) -> None:
+async def metrics(serving: Serving, exchange: PodExchange) -> None:
     """Prometheus' text format."""
     await exchange.respond(serving.metrics.page(serving.llm), CONTENT_TYPE_PLAIN_0_0_4.encode())
 
 
-async def root(serving: Serving, exchange: Exchange) -> None:
+async def root(serving: Serving, exchange: PodExchange) -> None:
     """A page for a person who opens the address in a browser."""
     links = "".join(f'<li><a href="{link}">{link}</a></li>' for link in LINKS)
     model = serving.model.replace("&", "&amp;").replace("<", "&lt;")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -16,7 +17,10 @@ from penstock import __version__
 from penstock.config import ServerConfig
 from penstock.engine.async_llm import AsyncLLM
 from penstock.errors import ModelUnknown
+from penstock.internal.credentials import ClusterKeys
 from penstock.server.auth import ApiKeys
+from penstock.server.internal.leases import Leases
+from penstock.server.internal.routed_exchange import RoutedExchange
 from penstock.server.metrics import Metrics
 
 T = TypeVar("T")
@@ -38,11 +42,28 @@ class Serving:
     threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="prompts")
     )
-    fingerprint: str = ""
+    fingerprint: str = ""  # of the system, as clients see it
+    cluster: ClusterKeys  # of the service that this pod belongs to
+    leases: Leases
+    routed: set[RoutedExchange] = field(default_factory=set)  # answers that could go on at another pod
 
     @classmethod
-    def build(cls, llm: AsyncLLM, config: ServerConfig, api_keys: tuple[str, ...], metrics: Metrics) -> Serving:
-        """For one engine."""
+    def build(
+        cls,
+        llm: AsyncLLM,
+        config: ServerConfig,
+        api_keys: tuple[str, ...],
+        *,
+        metrics: Metrics | None = None,
+        run_path: Path | None = None,
+    ) -> Serving:
+        """For one engine. `metrics` are given where several front-ends share theirs; without a run folder nobody can
+        renew a lease. Raises `ConfigError` for a cluster key that cannot be used."""
+        if metrics is None:
+            metrics = Metrics(
+                model=model_name(llm), role=llm.config.transfer.role, block_size=llm.config.cache.block_size
+            )
+        llm.on_stats = lambda: metrics.take_totals(llm)
         digest = blake2b(msgspec.json.encode((llm.config.model, llm.config.compute)), digest_size=6).hexdigest()
         return cls(
             llm=llm,
@@ -50,6 +71,8 @@ class Serving:
             keys=ApiKeys(api_keys),
             metrics=metrics,
             fingerprint=f"penstock-{__version__}-{digest}",
+            cluster=ClusterKeys(None if config.cluster_key_file is None else Path(config.cluster_key_file)),
+            leases=Leases(run_path),
         )
 
     @property

@@ -39,6 +39,18 @@ class Channel:
             self._read()
         return message
 
+    def receive_ready(self) -> list[bytes]:
+        """The messages that are there in full, at least one read later; blocks only while there is nothing at all."""
+        self._read()
+        messages = []
+        while (message := self._take()) is not None:
+            messages.append(message)
+        return messages
+
+    def fileno(self) -> int:
+        """Of the socket, for `select`."""
+        return self._socket.fileno()
+
     def close(self) -> None:
         """Close this end; the other side sees `EOFError`."""
         self._socket.close()

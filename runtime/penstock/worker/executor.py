@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +16,7 @@ import msgspec
 from penstock.config import EngineConfig
 from penstock.core.plan import StepPlan, StepResult
 from penstock.errors import ConfigError, ModelError, OutOfMemory, PenstockError
+from penstock.kv_transfer.messages import TransferLaunch
 from penstock.wire import decoder, encode
 from penstock.worker.channel import Channel
 
@@ -103,6 +105,7 @@ class WorkerLaunch(msgspec.Struct, frozen=True, kw_only=True):
     folder: str  # the resolved model
     rank: int
     parent: int  # process id; the worker dies with it
+    transfer: TransferLaunch | None = None  # None: blocks stay where they are
 
 
 class LoadFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
@@ -138,9 +141,16 @@ class WorkerProcess:
         file = run_dir / f"worker-{launch.rank}.json"
         file.write_bytes(msgspec.json.encode(launch))
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-P", "-m", "penstock.worker.process", f"--launch={file}", f"--fd={theirs.fileno()}"]
-        with theirs:
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        fds = [theirs.fileno()]
+        command = [sys.executable, "-P", "-m", "penstock.worker.process", f"--launch={file}", f"--fd={fds[0]}"]
+        self.transfer: socket.socket | None = None  # to its transfer thread, if it has one
+        with ExitStack() as stack:
+            stack.enter_context(theirs)
+            if launch.transfer is not None:
+                self.transfer, other = socket.socketpair()
+                fds.append(stack.enter_context(other).fileno())
+                command.append(f"--transfer-fd={fds[1]}")
+            self._process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
         self._rank = launch.rank
         self._channel = Channel(ours)
 
@@ -161,6 +171,8 @@ class WorkerProcess:
     def close(self) -> None:
         """Let the worker leave, and see that it does."""
         self._channel.close()
+        if self.transfer is not None:
+            self.transfer.close()
         try:
             self._process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -193,9 +205,12 @@ class ProcessExecutor:
     The workers die with the thread that calls `start` (a rule of the kernel's), so that must be a lasting one.
     """
 
-    def __init__(self, config: EngineConfig, folder: Path, run_dir: Path) -> None:
+    def __init__(
+        self, config: EngineConfig, folder: Path, run_dir: Path, transfer: TransferLaunch | None = None
+    ) -> None:
         self.depth = 1
-        self._config, self._folder, self._run_dir = config, folder, run_dir
+        self.transfer: socket.socket | None = None  # to the transfer thread of rank 0, once started, if there is one
+        self._config, self._folder, self._run_dir, self._transfer = config, folder, run_dir, transfer
         self._workers: list[WorkerProcess] = []
         self._submitted: deque[int] = deque()
         self._decoder = decoder(StepResult)
@@ -203,8 +218,15 @@ class ProcessExecutor:
     def start(self) -> Capacity:
         """See `Executor.start`. Raises `WorkerDied` too."""
         for rank in range(WORLD_SIZE):
-            launch = WorkerLaunch(config=self._config, folder=str(self._folder), rank=rank, parent=os.getpid())
+            launch = WorkerLaunch(
+                config=self._config,
+                folder=str(self._folder),
+                rank=rank,
+                parent=os.getpid(),
+                transfer=self._transfer,
+            )
             self._workers.append(WorkerProcess(launch, self._run_dir))
+        self.transfer = self._workers[0].transfer
         answers: list[Loaded | LoadFailed] = [
             msgspec.msgpack.decode(worker.receive(), type=Loaded | LoadFailed) for worker in self._workers
         ]

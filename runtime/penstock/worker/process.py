@@ -15,11 +15,14 @@ import setproctitle
 from penstock import envs
 from penstock.core.plan import StepPlan
 from penstock.errors import PenstockError
+from penstock.kv_transfer.transfer_thread import TransferThread
 from penstock.lifetime import die_with_parent
 from penstock.logs import configure
 from penstock.wire import decoder, encode
 from penstock.worker.channel import Channel
 from penstock.worker.executor import Loaded, LoadFailed, WorkerLaunch
+
+FINISH_SECONDS = 4.0  # what the offload tier gets to write what it still has; the parent waits a little longer
 
 
 def main(words: Sequence[str]) -> int:
@@ -27,6 +30,7 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description="started by the engine core")
     parser.add_argument("--launch", type=Path, required=True)
     parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--transfer-fd", type=int)
     arguments = parser.parse_args(words)
     launch = msgspec.json.decode(arguments.launch.read_bytes(), type=WorkerLaunch)
     die_with_parent(launch.parent)
@@ -34,11 +38,20 @@ def main(words: Sequence[str]) -> int:
         signal.signal(number, signal.SIG_IGN)
     setproctitle.setproctitle(f"penstock:worker-{launch.rank}")
     configure(f"worker-{launch.rank}", envs.log_level())
+    transfer = None
+    if launch.transfer is not None:
+        envs.quiet_nixl()
+        connection = socket.socket(fileno=arguments.transfer_fd)
+        transfer = TransferThread(connection, launch.config.transfer, launch.transfer)
+        transfer.start()  # it loads NIXL while the model is loaded
     with socket.socket(fileno=arguments.fd) as connection:
-        return serve(launch, Channel(connection))
+        code = serve(launch, Channel(connection), transfer)
+    if transfer is not None and code == 0:
+        transfer.join(FINISH_SECONDS)
+    return code
 
 
-def serve(launch: WorkerLaunch, channel: Channel) -> int:
+def serve(launch: WorkerLaunch, channel: Channel, transfer: TransferThread | None = None) -> int:
     """Load the model and answer plans; anything but a `PenstockError` while loading ends the process with a trace."""
     from penstock.worker.worker import Worker  # after prctl and title: torch takes a second
 
@@ -48,6 +61,8 @@ def serve(launch: WorkerLaunch, channel: Channel) -> int:
     except PenstockError as error:
         channel.send(encode(LoadFailed.of(error)))
         return 1
+    if transfer is not None:
+        transfer.attach(worker.kv_blocks)
     plans = decoder(StepPlan)
     try:
         channel.send(encode(Loaded(capacity=capacity)))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from penstock import envs
 from penstock.config import ComputeConfig, EngineConfig
@@ -36,6 +37,7 @@ class Worker:
     def __init__(self, config: EngineConfig, folder: Path) -> None:
         self._config, self._folder = config, folder
         self._runner: ModelRunner | None = None
+        self._kv_cache: torch.Tensor | None = None
 
     def start(self) -> Capacity:
         """Load the model, allocate the cache and run a first step. Raises ModelError, OutOfMemory or ConfigError."""
@@ -50,7 +52,8 @@ class Worker:
         layout = KVLayout.of(spec, config)
         num_blocks = choose_num_blocks(layout, config, max_model_len, available_memory())
         table = StateTable(config.scheduler.max_num_seqs, max_model_len, layout.block_size)
-        self._runner = ModelRunner(model, allocate_kv_cache(layout, num_blocks), table)
+        self._kv_cache = allocate_kv_cache(layout, num_blocks)
+        self._runner = ModelRunner(model, self._kv_cache, table)
         self._warm_up(min(WARM_UP_TOKENS, max_model_len - 1, (num_blocks - 1) * layout.block_size), layout)
         gc.collect()
         gc.freeze()  # what was loaded lives as long as the process: never look at it again
@@ -62,6 +65,12 @@ class Worker:
             weights_bytes=model.weights_nbytes,
             load_seconds=seconds,
         )
+
+    @property
+    def kv_blocks(self) -> NDArray[np.uint8]:
+        """The KV cache as bytes, [num_blocks, block_bytes]: a block is one contiguous range."""
+        assert self._kv_cache is not None, "kv_blocks before start"
+        return self._kv_cache.view(torch.uint8).flatten(1).numpy()
 
     def execute(self, plan: StepPlan) -> StepResult:
         """Run one step."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.core.request import Request
 from penstock.engine.output import OutputDelta
 from penstock.errors import InvalidRequest
-from penstock.server.exchange import Exchange
-from penstock.server.openai.generation import ChoiceState, Generation, new_id
+from penstock.server.openai.generation import ChoiceState, Generation, origin_of
 from penstock.server.openai.logprobs import LogprobWriter
 from penstock.server.openai.parsing import parse
 from penstock.server.openai.protocol import ChatRequest, Message, TokenizeRequest
 from penstock.server.openai.reply import reply
 from penstock.server.openai.sampling import chat_params
 from penstock.server.openai.sse import encode_json
+from penstock.server.pod_exchange import PodExchange
 from penstock.server.serving import Serving
 from penstock.tokenizer import Tokenizer
 
@@ -36,13 +35,13 @@ RESERVED_VARIABLES = frozenset(
 )
 
 
-async def create_chat_completion(serving: Serving, exchange: Exchange) -> None:
+async def create_chat_completion(serving: Serving, exchange: PodExchange) -> None:
     """Say what the assistant says next."""
     request = parse(ChatRequest, await exchange.read_body(serving.config.max_body_bytes))
     exchange.watch()
     serving.check_model(request.model)
     params = chat_params(request, serving.llm.input)
-    name = new_id("chatcmpl")
+    origin = origin_of(serving, exchange, "chatcmpl")
 
     def build() -> list[list[Request]]:
         prompt = render(serving.llm.tokenizer, request, request.messages)
@@ -50,7 +49,7 @@ async def create_chat_completion(serving: Serving, exchange: Exchange) -> None:
             serving.llm.input.build(
                 prompt,
                 params,
-                request_id=name,
+                request_id=origin.name,
                 priority=request.priority or 0,
                 cache_salt=exchange.salt,
                 add_special_tokens=request.add_special_tokens is True,
@@ -59,9 +58,8 @@ async def create_chat_completion(serving: Serving, exchange: Exchange) -> None:
         ]
 
     requests = await serving.run(build, size=text_size(request.messages))
-    generation = Generation(serving, exchange, "chat", requests)
-    head = {"id": name, "object": "chat.completion", "created": int(time.time()), "model": serving.model}
-    head["system_fingerprint"] = serving.fingerprint
+    generation = Generation(serving, exchange, "chat", requests, origin)
+    head = generation.head("chat.completion")
     await reply(exchange, generation, ChatWriter(serving, request), request, head)
 
 

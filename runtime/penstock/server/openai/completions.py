@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any, cast
 
 from penstock.core.request import Request
 from penstock.engine.output import OutputDelta
 from penstock.errors import InvalidRequest
-from penstock.server.exchange import Exchange
-from penstock.server.openai.generation import ChoiceState, Generation, new_id
+from penstock.server.openai.generation import ChoiceState, Generation, origin_of
 from penstock.server.openai.logprobs import LogprobWriter, join_logprobs
 from penstock.server.openai.parsing import EXPECTED, parse
 from penstock.server.openai.protocol import MAX_PROMPTS, CompletionRequest
 from penstock.server.openai.reply import reply
 from penstock.server.openai.sampling import check_num_choices, completion_params
 from penstock.server.openai.sse import encode_json
+from penstock.server.pod_exchange import PodExchange
 from penstock.server.serving import Serving
 
 PromptValue = str | list[int]
 
 
-async def create_completion(serving: Serving, exchange: Exchange) -> None:
+async def create_completion(serving: Serving, exchange: PodExchange) -> None:
     """Continue one prompt or several."""
     request = parse(CompletionRequest, await exchange.read_body(serving.config.max_body_bytes))
     exchange.watch()
@@ -30,14 +29,14 @@ async def create_completion(serving: Serving, exchange: Exchange) -> None:
     params = completion_params(request, serving.llm.input)
     prompts = prompts_of(request)
     check_num_choices(len(prompts), params.n)
-    name = new_id("cmpl")
+    origin = origin_of(serving, exchange, "cmpl")
 
     def build() -> list[list[Request]]:
         return [
             serving.llm.input.build(
                 prompt,
                 params,
-                request_id=name,
+                request_id=origin.name,
                 priority=request.priority or 0,
                 cache_salt=exchange.salt,
                 add_special_tokens=request.add_special_tokens is not False,
@@ -46,9 +45,8 @@ async def create_completion(serving: Serving, exchange: Exchange) -> None:
         ]
 
     requests = await serving.run(build, size=sum(map(len, prompts)))
-    generation = Generation(serving, exchange, "completions", requests)
-    head = {"id": name, "object": "text_completion", "created": int(time.time()), "model": serving.model}
-    head["system_fingerprint"] = serving.fingerprint
+    generation = Generation(serving, exchange, "completions", requests, origin)
+    head = generation.head("text_completion")
     writer = CompletionWriter(serving, request, prompts, params.n)
     await reply(exchange, generation, writer, request, head)
 

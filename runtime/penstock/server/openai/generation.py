@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.core.request import Request
 from penstock.engine.output import OutputDelta
 from penstock.errors import EngineFailure
-from penstock.server.exchange import ClientGone, Exchange
+from penstock.server.exchange import ClientGone
+from penstock.server.pod_exchange import PodExchange
 from penstock.server.serving import Serving
-
-TakeDeltas = Callable[[Sequence[OutputDelta]], Awaitable[None]]
+from penstock.server.story import Origin, TakeDeltas
 
 
 class ChoiceState:
@@ -34,22 +35,38 @@ class Generation:
     """Follows the deltas of several prompts with several choices each."""
 
     def __init__(
-        self, serving: Serving, exchange: Exchange, endpoint: str, requests: Sequence[Sequence[Request]]
+        self,
+        serving: Serving,
+        exchange: PodExchange,
+        endpoint: str,
+        requests: Sequence[Sequence[Request]],
+        origin: Origin,
     ) -> None:
-        self._serving, self._exchange, self._endpoint = serving, exchange, endpoint
+        """Raises `InvalidRequest` where the exchange tells of another request's beginning."""
+        self._serving, self._exchange, self._endpoint, self._origin = serving, exchange, endpoint, origin
         self._requests = [request for choices in requests for request in choices]
+        if exchange.story is not None:
+            self._requests = exchange.story.settle(self._requests, serving.llm.spec.vocab_size)
         self.choices = {request.handle: ChoiceState(index, request) for index, request in enumerate(self._requests)}
-        self._num_open = len(self._requests)
+        self._num_open = 0
 
     async def follow(self, take: TakeDeltas) -> None:
         """Submit, and hand every list of deltas to `take` until all choices have ended.
 
-        However this ends, no choice is left running. Raises `EngineFailure` when a choice fails, `ClientGone` when the
-        client left, `Overloaded` when the engine takes no more.
+        What was generated at another pod is handed over first, with the exchange muted. However this ends, no choice
+        is left running. Raises `EngineFailure` when a choice fails, `ClientGone` when the client left, `Overloaded`
+        when the engine takes no more.
         """
         serving, exchange = self._serving, self._exchange
-        stream = serving.llm.submit(self._requests)
+        known = await self._recall(take)
+        requests = self._requests if known is None else [each for each in self._requests if each.handle in known]
+        if not requests:
+            return
+        num_deaths = 0 if exchange.story is None else exchange.story.num_deaths
+        stream = serving.llm.submit(requests, output_ids=known, num_deaths=num_deaths, on_death=exchange.note_death)
+        self._num_open = len(requests)
         serving.metrics.count_begin(self._num_open)
+        take = exchange.recording(take, self._origin, self._requests)
         try:
             await exchange.on_disconnect(stream.aclose)
             async for deltas in stream:
@@ -62,6 +79,23 @@ class Generation:
             serving.metrics.take_totals(serving.llm)
         if exchange.is_disconnected:
             raise ClientGone
+
+    async def _recall(self, take: TakeDeltas) -> Mapping[int, bytes] | None:
+        """Take up what another pod has generated; returns the tokens of each choice that goes on, by handle."""
+        exchange, story = self._exchange, self._exchange.story
+        if story is None or story.head is None:
+            return None
+        exchange.is_muted, now = True, self._serving.clock()
+        for deltas in story.deltas_of(self._requests):
+            for delta in deltas:
+                state = self.choices[delta.handle]
+                if delta.token_ids:
+                    state.num_cached = delta.num_cached if state.last_at is None else state.num_cached
+                    state.num_outputs, state.last_at = delta.num_outputs, now
+            await take(deltas)
+        exchange.is_muted = False
+        outputs = zip(self._requests, story.output_ids(len(self._requests)), strict=True)
+        return {request.handle: known for request, known in outputs if known is not None}
 
     def _count(self, deltas: Sequence[OutputDelta]) -> None:
         metrics, now, num_tokens = self._serving.metrics, self._serving.clock(), 0
@@ -99,7 +133,20 @@ class Generation:
             "prompt_tokens_details": {"cached_tokens": sum(state.num_cached for state in firsts)},
         }
 
+    def head(self, kind: str) -> dict[str, Any]:
+        """The fields with which every answer and every event begins."""
+        return {
+            "id": self._origin.name,
+            "object": kind,
+            "created": self._origin.created,
+            "model": self._serving.model,
+            "system_fingerprint": self._origin.fingerprint,
+        }
 
-def new_id(prefix: str) -> str:
-    """A name for an answer that nobody else has, such as `cmpl-…`."""
-    return f"{prefix}-{uuid.uuid4().hex}"
+
+def origin_of(serving: Serving, exchange: PodExchange, prefix: str) -> Origin:
+    """What the answer says of itself: as the pod said that began it, else with a new name such as `cmpl-…`."""
+    if exchange.story is not None and exchange.story.head is not None:
+        return exchange.story.head.origin
+    name = f"{prefix}-{uuid.uuid4().hex}"
+    return Origin(name=name, created=int(time.time()), fingerprint=serving.fingerprint)

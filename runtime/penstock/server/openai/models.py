@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from penstock.server.exchange import Exchange
+from penstock.server.pod_exchange import PodExchange
 from penstock.server.serving import Serving
 
 MODELS_PATH = "/v1/models"
 
 
-async def list_models(serving: Serving, exchange: Exchange) -> None:
+async def list_models(serving: Serving, exchange: PodExchange) -> None:
     """The one model that is served."""
     await exchange.respond_json({"object": "list", "data": [model_value(serving)]})
 
 
-async def show_model(serving: Serving, exchange: Exchange) -> None:
+async def show_model(serving: Serving, exchange: PodExchange) -> None:
     """The model that the path names; its name may hold slashes."""
     serving.check_model(exchange.path.removeprefix(f"{MODELS_PATH}/"))
     await exchange.respond_json(model_value(serving))

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from penstock.engine.output import OutputDelta
-from penstock.server.exchange import Exchange
 from penstock.server.openai.generation import ChoiceState, Generation
 from penstock.server.openai.protocol import GenerationRequest
 from penstock.server.openai.sse import DONE, EventFrame
+from penstock.server.pod_exchange import PodExchange
 
 
 class Writer(Protocol):
@@ -34,7 +34,7 @@ class Writer(Protocol):
 
 
 async def reply(
-    exchange: Exchange, generation: Generation, writer: Writer, request: GenerationRequest, head: dict[str, Any]
+    exchange: PodExchange, generation: Generation, writer: Writer, request: GenerationRequest, head: dict[str, Any]
 ) -> None:
     """Run the generation and answer with it."""
     if request.stream:
@@ -48,7 +48,8 @@ async def reply(
 
     await generation.follow(take)
     choices = [writer.whole(generation.choices[handle], deltas) for handle, deltas in collected.items()]
-    await exchange.respond_json(head | {"choices": choices, "usage": usage_of(generation, writer)})
+    extra = {} if exchange.story is None else exchange.story.extra
+    await exchange.respond_json({**head, "choices": choices, "usage": usage_of(generation, writer), **extra})
 
 
 def usage_of(generation: Generation, writer: Writer) -> dict[str, Any]:
@@ -64,7 +65,7 @@ class StreamReply:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: PodExchange,
         generation: Generation,
         writer: Writer,
         request: GenerationRequest,

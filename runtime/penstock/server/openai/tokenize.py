@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from penstock.engine.input import token_id_array
 from penstock.errors import InvalidRequest
-from penstock.server.exchange import Exchange
 from penstock.server.openai.chat import render, text_size
 from penstock.server.openai.parsing import parse
 from penstock.server.openai.protocol import DetokenizeRequest, TokenizeRequest
+from penstock.server.pod_exchange import PodExchange
 from penstock.server.serving import Serving
 
 MAX_TOKENS = 1 << 17  # counted for one request, also where the context is shorter
 
 
-async def tokenize(serving: Serving, exchange: Exchange) -> None:
+async def tokenize(serving: Serving, exchange: PodExchange) -> None:
     """Token ids of a prompt, or of a conversation as the chat template writes it."""
     request = parse(TokenizeRequest, await exchange.read_body(serving.config.max_body_bytes))
     serving.check_model(request.model)
@@ -39,7 +39,7 @@ async def tokenize(serving: Serving, exchange: Exchange) -> None:
     )
 
 
-async def detokenize(serving: Serving, exchange: Exchange) -> None:
+async def detokenize(serving: Serving, exchange: PodExchange) -> None:
     """The text of token ids, special tokens included."""
     request = parse(DetokenizeRequest, await exchange.read_body(serving.config.max_body_bytes))
     serving.check_model(request.model)

@@ -1,0 +1,104 @@
+"""Route OpenAI requests to the pods of a service: the best pod for each, and another one when that dies midway.
+
+Each pod is named by its internal address: that of `penstock serve --internal-port`. Clients use the router like a
+single server. While no pod is there, requests wait; when all are full, they queue, fairly over API keys.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import tempfile
+from pathlib import Path
+
+import setproctitle
+
+import penstock
+from penstock import envs
+from penstock.errors import ConfigError, PenstockError
+from penstock.flags import Parser, add_config_flags, build_config
+from penstock.internal.credentials import ClusterKeys
+from penstock.logs import configure
+from penstock.router.config import ListenerConfig, RouterConfig
+from penstock.router.launch import Launch
+from penstock.router.main import build_sources
+from penstock.router.supervisor import Supervisor
+from penstock.router.tenants import Tenants
+from penstock.router.tls import Certificate
+
+MODULE = "penstock.router.main"
+BACKLOG = 2048
+EPILOG = """\
+examples:
+  penstock route --decode 127.0.0.1:8101,127.0.0.1:8201
+  penstock route --decode decode.llm.svc:8001 --prefill prefill.llm.svc:8001 --cluster-key-file /etc/penstock/key
+  penstock route --decode file:pods.txt --host 0.0.0.0 --api-keys-file keys.txt --workers 4
+
+  a file of API keys has a line `name:key`, or `name:` and the key's SHA-256 in hex, for each key
+
+environment: PENSTOCK_API_KEY (keys that clients must present, comma-separated), PENSTOCK_LOG_LEVEL (debug, info,
+warning, error)
+"""
+
+
+def add_arguments(parser: Parser) -> None:
+    """A flag for each setting."""
+    parser.epilog = EPILOG
+    add_config_flags(parser, config=RouterConfig)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything that is quick to check, then supervise until the end. Errors are `PenstockError`."""
+    config = build_config(args, RouterConfig)
+    if config.pods.decode is None:
+        raise ConfigError("decode", "which pods? give their internal addresses: --decode host:port,… or file:PATH")
+    setproctitle.setproctitle("penstock:route")
+    configure("route", envs.log_level())
+    check_files(config)
+    listener = bind(config.listener)
+    launch = Launch(config=config, run_dir=tempfile.mkdtemp(prefix="penstock-route-"))
+    lists = [f"decode {config.pods.decode}"] + ([f"prefill {config.pods.prefill}"] if config.pods.prefill else [])
+    print(f"Penstock {penstock.__version__}: routing to {', '.join(lists)}", flush=True)
+
+    def announce() -> None:
+        print(f"Ready on {base_url(config.listener)}", flush=True)
+
+    return Supervisor(launch, listener, module=MODULE, announce=announce).run()
+
+
+def check_files(config: RouterConfig) -> None:
+    """Raise `ConfigError` for files and lists that the workers could not use."""
+    build_sources(config)
+    key_file, keys_file, settings = config.pods.cluster_key_file, config.tenants.api_keys_file, config.listener
+    keys = ClusterKeys(None if key_file is None else Path(key_file))
+    Tenants(None if keys_file is None else Path(keys_file), envs.api_keys(), keys)
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        Certificate(Path(settings.tls_certificate), Path(settings.tls_key))
+
+
+def bind(settings: ListenerConfig) -> socket.socket:
+    """A socket that listens on the address. Raises `ConfigError`, or `PenstockError` if the port is taken."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise ConfigError("host", f"{settings.host!r} is no address of this machine ({error.strerror})") from None
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except PermissionError:
+        raise ConfigError("port", f"{settings.port} may not be used without more rights; take one above 1023") from None
+    except OSError as error:
+        where = f"{settings.host} port {settings.port}"
+        raise PenstockError(f"--port: cannot listen on {where}: {error.strerror}") from None
+    return listener
+
+
+def base_url(settings: ListenerConfig) -> str:
+    """An address at which this machine reaches the router."""
+    scheme = "http" if settings.tls_certificate is None else "https"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    return f"{scheme}://[{host}]:{settings.port}" if ":" in host else f"{scheme}://{host}:{settings.port}"

@@ -1,0 +1,49 @@
+"""Listening sockets that are bound before there is anyone to answer, so that a port that is taken is said at once."""
+
+from __future__ import annotations
+
+import socket
+
+from penstock.errors import ConfigError, PenstockError
+
+BACKLOG = 2048
+
+
+def bind(host: str, port: int, *, host_field: str = "host", port_field: str = "port") -> socket.socket:
+    """A socket bound to the address, not listening yet. Raises a `PenstockError` that names the setting."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise ConfigError(host_field, f"{host!r} is no address of this machine ({error.strerror})") from None
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except PermissionError:
+        raise ConfigError(port_field, f"{port} may not be used without more rights; take one above 1023") from None
+    except OSError as error:
+        raise port_error(host, port, error, port_field) from None
+    return listener
+
+
+def listen(listener: socket.socket, *, port_field: str = "port") -> None:
+    """Take connections from now on, which wait for a process that accepts them.
+
+    Raises `PenstockError` if another program was faster.
+    """
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:
+        host, port = listener.getsockname()[:2]
+        raise port_error(host, port, error, port_field) from None
+
+
+def port_error(host: str, port: int, error: OSError, port_field: str) -> PenstockError:
+    """One line that names the port."""
+    return PenstockError(f"--{port_field.replace('_', '-')}: cannot listen on {host} port {port}: {error.strerror}")
+
+
+def base_url(host: str, port: int) -> str:
+    """An address at which this machine reaches a server that listens there."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,119 @@
+"""One pod as the router knows it: what it said last, and what that makes of it."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from penstock.internal.credentials import Caller
+from penstock.internal.fleet import FleetEndpoint, endpoint_of
+from penstock.internal.protocol import Load
+from penstock.router.choose import Candidate
+
+if TYPE_CHECKING:
+    from penstock.router.upstream import Call
+
+MAX_FAILURES = 2  # polls without an answer, in a row
+MAX_STALLED = 8.0  # seconds without a step while there is work
+NEVER = float("-inf")
+
+
+class State(enum.StrEnum):
+    """What can be done with a pod."""
+
+    READY = "ready"
+    DRAINING = "draining"  # goes on with what it has
+    LOADING = "loading"  # … so does this one, when its engine was started again
+    DOWN = "down"
+    REFUSED = "refused"  # it answers, but does not belong here
+
+
+class Endpoint:
+    """A pod at one address."""
+
+    def __init__(self, address: str, role: str, caller: Caller) -> None:
+        self.address = address  # ip:port of the internal port
+        self.role = role  # as what it is listed: decode or prefill
+        self.caller = caller
+        self.is_listed = True  # False: it is only watched until its last request has ended
+        self.load: Load | None = None  # the last one
+        self.refusal = ""  # why it does not belong here
+        self.failure = "not asked yet"  # why it does not answer; empty: it does
+        self.polled_at = NEVER  # when it last answered
+        self.full_until = NEVER  # it refused a request for lack of room
+        self.num_polled_own = 0  # our requests there when it answered
+        self.calls: set[Call] = set()  # of this process
+        self._num_failures = 0
+
+    @property
+    def state(self) -> State:
+        """What can be done with it now."""
+        load = self.load
+        if self.refusal:
+            return State.REFUSED
+        if load is None or self.failure or load.stalled > MAX_STALLED:
+            return State.DOWN
+        if load.draining or not self.is_listed:
+            return State.DRAINING
+        return State.READY if load.ready else State.LOADING
+
+    @property
+    def why(self) -> str:
+        """Why it cannot be used, if it is refused or down."""
+        if self.refusal or self.failure:
+            return self.refusal or self.failure
+        load = self.load
+        return f"no step for {load.stalled:.0f} s" if load is not None and load.stalled > MAX_STALLED else ""
+
+    @property
+    def is_known(self) -> bool:
+        """True if it answers and has said what it serves."""
+        return not self.failure and self.load is not None
+
+    def take_load(self, load: Load, *, began: float, now: float, num_own: int) -> None:
+        """It answered a poll that was sent at `began`, while at most `num_own` requests of ours were there."""
+        self.caller.learn(load.session, load.now, (began + now) / 2)
+        self.load, self.failure, self._num_failures = load, "", 0
+        self.polled_at, self.num_polled_own = now, num_own
+
+    def take_failure(self, why: str, *, is_certain: bool = False) -> None:
+        """It did not answer; it is down when that is certain, or happens again."""
+        self._num_failures += 1
+        if is_certain or self._num_failures >= MAX_FAILURES or self.load is None:
+            self.failure, self.refusal = why, ""
+
+    def take_refusal(self, why: str) -> None:
+        """It answered that it wants nothing from us."""
+        self.failure = self.refusal = why
+
+    def break_calls(self, why: str) -> None:
+        """End all calls to it, so that their requests go elsewhere."""
+        for call in list(self.calls):
+            call.break_off(why)
+
+    def candidate(self, num_own: int, now: float) -> Candidate:
+        """It as one that could get a request; `num_own`: requests of ours there, over all workers."""
+        load = self.load
+        assert load is not None, f"{self.address} is chosen before it was known"
+        return Candidate(
+            address=self.address,
+            revision=load.revision,
+            num_own=num_own,
+            num_polled_own=self.num_polled_own,
+            running=load.running,
+            waiting=load.waiting,
+            max_num_seqs=load.max_num_seqs,
+            is_full=now < self.full_until,
+            polled_at=self.polled_at,
+        )
+
+    def describe(self) -> FleetEndpoint:
+        """It as `GET /fleet` shows it."""
+        url, state = f"http://{self.address}", self.state
+        if self.load is None:
+            return FleetEndpoint(name="", role=self.role, url=url, state=state, why=self.why)
+        seen = endpoint_of(self.load, url)
+        values = {name: getattr(seen, name) for name in seen.__struct_fields__}
+        if state is State.DOWN:  # what it holds is not known; what it did in its life does not change
+            values |= {"running": 0, "waiting": 0, "queued_tokens": 0, "kv_usage": 0.0, "leases": 0}
+        return FleetEndpoint(**(values | {"state": str(state), "why": self.why}))
