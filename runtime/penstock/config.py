@@ -7,6 +7,7 @@ of KV blocks, is another object.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,6 +186,21 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for section in dataclasses.fields(self):
             check_section(getattr(self, section.name))
+
+    @property
+    def moves_kv_locally(self) -> bool:
+        """True if no pod of another machine can be meant to READ here or be READ from here."""
+        names = (self.transfer.prefillers or "").split(",") if self.transfer.role == "decode" else ["127.0.0.1:0"]
+        is_local = all(is_loopback(name.strip().rpartition(":")[0].strip("[]")) for name in names)
+        return is_local and is_loopback(self.server.internal_host) and not self.server.trust_sidecar
+
+
+def is_loopback(host: str) -> bool:
+    """True for an address that only this machine reaches."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_section(section: Any) -> None:

@@ -44,10 +44,13 @@ def package_index_arguments() -> tuple[str, ...]:
     return tuple(os.environ.get("PENSTOCK_PIP_ARGS", "").split())
 
 
-def quiet_nixl() -> None:
-    """Have NIXL and UCX keep to themselves what we say better (`NIXL_LOG_LEVEL`, `UCX_LOG_LEVEL` if unset).
+def prepare_nixl(*, is_local: bool) -> None:
+    """Set what NIXL and UCX read when they are loaded, unless it is set already.
 
-    Before NIXL is imported.
+    They keep to themselves what we say better (`NIXL_LOG_LEVEL`, `UCX_LOG_LEVEL`), and if all peers are on this machine
+    they listen on no other device (`UCX_NET_DEVICES`), since UCX asks nobody who connects for a key.
     """
     os.environ.setdefault("NIXL_LOG_LEVEL", "FATAL")
     os.environ.setdefault("UCX_LOG_LEVEL", "fatal")
+    if is_local:
+        os.environ.setdefault("UCX_NET_DEVICES", "lo")

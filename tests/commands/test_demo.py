@@ -9,7 +9,7 @@ import pytest
 
 from penstock.commands.demo import add_arguments, default_words, given_words
 from penstock.commands.members import ServicePlan, build_members, free_ports, reachable, write_key
-from penstock.flags import Parser, config_from
+from penstock.flags import Parser
 from support.serving import run_cli
 
 
@@ -37,10 +37,10 @@ def test_flags_for_the_pods_are_passed_on_as_they_were_given():
 
 
 def test_pods_get_a_share_of_the_machine_unless_told_otherwise():
-    words = default_words(config_from(parse()))
-    assert value_of(tuple(words), "--threads").isdecimal()
-    assert value_of(tuple(words), "--kv-cache-memory").endswith("MiB")
-    assert default_words(config_from(parse("--threads", "3", "--kv-cache-memory", "1GiB"))) == []
+    words = tuple(default_words(parse()))
+    assert value_of(words, "--threads").isdecimal()
+    assert value_of(words, "--kv-cache-memory").endswith("MiB")
+    assert default_words(parse("--threads", "3", "--kv-cache-memory", "1GiB")) == list(words[4:])
 
 
 def test_decode_pods_know_the_prefill_pod_and_the_router_knows_all():

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from support.fleet_proxy import Proxy
-from support.fleet_requests import long_prompts, while_asked
+from support.fleet_requests import be_trusted, long_prompts, nothing, while_asked
 from support.fleet_service import LOOPBACK, running, until
 from support.serving import free_port
 
@@ -18,7 +16,7 @@ PROXY_PORT = free_port()
 @pytest.fixture(scope="module")
 def spied(tmp_path_factory):
     """One decode pod, whose way to the prefill pod leads through `PROXY_PORT`."""
-    options = {"prefillers": [f"127.0.0.1:{PROXY_PORT}"], "decode": ("--kv-stall-seconds", "3")}
+    options = {"prefillers": [f"127.0.0.1:{PROXY_PORT}"], "decode_words": ("--kv-stall-seconds", "3")}
     with running(tmp_path_factory.mktemp("spied"), decode=(LOOPBACK,), **options) as service:
         yield service
 
@@ -58,24 +56,9 @@ CHANGES = {
 }
 
 
-async def wait_for_transfers(spied) -> None:
-    """Until the decode pod, which was disappointed before, asks the prefill pod again."""
-    for attempt in range(60):
-        before = spied.transfers("count")
-        await while_asked(spied, [long_prompts(12, sentences=24, max_tokens=4)[attempt % 12]], nothing)
-        if spied.transfers("count") > before:
-            return
-        await asyncio.sleep(0.5)
-    pytest.fail("the prefill pod is not asked any more")
-
-
-async def nothing(tasks) -> None:
-    await asyncio.sleep(0)
-
-
 @pytest.mark.parametrize("name", CHANGES)
 async def test_an_answer_that_was_changed_on_its_way_makes_no_token_wrong(spied, proxy, name):
-    await wait_for_transfers(spied)
+    await be_trusted(spied)
     failed = spied.transfers("failed")
     proxy.change = CHANGES[name]
     await while_asked(spied, long_prompts(2, sentences=24, max_tokens=24), nothing)
@@ -85,7 +68,7 @@ async def test_an_answer_that_was_changed_on_its_way_makes_no_token_wrong(spied,
 
 
 async def test_an_answer_that_was_recorded_is_of_no_use_later(spied, proxy):
-    await wait_for_transfers(spied)
+    await be_trusted(spied)
     failed, recorded = spied.transfers("failed"), proxy.heard[-1]
     proxy.change = lambda data, at: recorded if at == 0 else b""
     await while_asked(spied, long_prompts(2, sentences=24, max_tokens=24), nothing)
@@ -93,12 +76,14 @@ async def test_an_answer_that_was_recorded_is_of_no_use_later(spied, proxy):
 
 
 async def test_a_line_that_is_cut_while_blocks_move_heals(spied, proxy):
-    await wait_for_transfers(spied)
+    await be_trusted(spied)
+
+    num_calls = spied.prefills[0].num_prefills
 
     async def cut_line(tasks) -> None:
-        await until(lambda: spied.prefills[0].load()["leases"], 30, "a lease", pause=0.005)
+        await until(lambda: spied.prefills[0].num_prefills > num_calls, 30, "a call", pause=0.005)
         await proxy.close()
 
     await while_asked(spied, long_prompts(2, sentences=40, max_tokens=24), cut_line)
     await proxy.start(PROXY_PORT)
-    await wait_for_transfers(spied)
+    await be_trusted(spied)

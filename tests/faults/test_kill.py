@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from support.fleet_requests import all_kinds, long_prompts, while_asked
+from support.fleet_requests import all_kinds, be_trusted, long_prompts, nothing, while_asked
 from support.fleet_service import Service, until
 
 pytestmark = pytest.mark.faults
@@ -30,16 +30,17 @@ async def test_killing_the_prefill_pod_changes_no_answer(service, moment):
 
     async def kill(tasks) -> None:
         if moment == "during":
-            await until(lambda: prefill.load()["leases"], 30, "a lease", pause=0.005)
+            await until(lambda: prefill.num_prefills > num_calls, 30, "a call", pause=0.005)
         elif moment == "after":
             await until(lambda: service.transfers("count") > before, 60, "a transfer", pause=0.01)
         prefill.program.signal(signal.SIGKILL)
 
-    before = service.transfers("count")
-    requests = long_prompts(6, max_tokens=60)
+    await be_trusted(service)
+    before, num_calls = service.transfers("count"), prefill.num_prefills
+    requests = long_prompts(6)
     if moment == "before":
         await kill([])
-        await while_asked(service, requests, lambda tasks: asyncio.sleep(0))
+        await while_asked(service, requests, nothing)
     else:
         await while_asked(service, requests, kill)
     assert prefill.program.exits
@@ -49,12 +50,11 @@ async def test_killing_a_decode_pod_mid_stream_changes_no_answer(service):
     requests = [*all_kinds(), *long_prompts(2)]
 
     async def kill(tasks) -> None:
-        await until_streaming(service, 300)
+        await until_streaming(service, 200)
         service.decodes[0].program.signal(signal.SIGKILL)
 
-    history = await while_asked(service, requests, kill)
+    await while_asked(service, requests, kill)
     assert service.decodes[0].program.exits
-    assert max(heard.longest_gap for heard in history.all) < 10
 
 
 @pytest.mark.parametrize("title", ["penstock:engine-core", "penstock:api-0", "penstock:worker-0"])
@@ -62,12 +62,14 @@ async def test_killing_a_decode_pod_mid_stream_changes_no_answer(service):
 async def test_killing_one_process_of_a_pod_changes_no_answer(service, role, title):
     pod = (service.prefills if role == "prefill" else service.decodes)[0]
     requests = [*all_kinds(), *long_prompts(2)] if role == "decode" else long_prompts(6)
+    await be_trusted(service)
+    num_calls = pod.num_prefills if role == "prefill" else 0
 
     async def kill(tasks) -> None:
         if role == "prefill":
-            await until(lambda: pod.load()["running"], 30, "work", pause=0.005)
+            await until(lambda: pod.num_prefills > num_calls, 30, "work", pause=0.005)
         else:
-            await until_streaming(service, 300)
+            await until_streaming(service, 200)
         assert pod.program.signal(signal.SIGKILL, title)
 
     await while_asked(service, requests, kill)

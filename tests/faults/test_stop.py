@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from support.fleet_requests import all_kinds, long_prompts, while_asked
+from support.fleet_requests import all_kinds, be_trusted, long_prompts, while_asked
 from support.fleet_service import until
 
 pytestmark = pytest.mark.faults
@@ -21,9 +21,10 @@ async def test_no_client_waits_for_a_pod_that_is_stopped(service, role):
     pod = (service.prefills if role == "prefill" else service.decodes)[0]
 
     async def stop(tasks) -> None:
-        await until(lambda: pod.load()["running"], 30, "work", pause=0.005)
-        if role == "decode":
-            await asyncio.sleep(1.5)
+        if role == "prefill":
+            await until(lambda: pod.num_prefills > num_calls, 30, "work", pause=0.005)
+        else:
+            await until(lambda: pod.load()["output_tokens"] > num_outputs + 50, 60, "streams", pause=0.02)
         pod.program.signal(signal.SIGSTOP)
         began = time.monotonic()
         try:
@@ -35,6 +36,8 @@ async def test_no_client_waits_for_a_pod_that_is_stopped(service, role):
         finally:
             pod.program.signal(signal.SIGCONT)
 
+    await be_trusted(service)
+    num_calls, num_outputs = pod.metrics().get("penstock_prefill_calls_total", 0), pod.load()["output_tokens"]
     requests = long_prompts(8) if role == "prefill" else [*all_kinds(), *long_prompts(2)]
     history = await while_asked(service, requests, stop)
     print(history.summary())

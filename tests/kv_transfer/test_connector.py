@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 
 import msgspec
 import pytest
 
+from penstock.internal.protocol import Ended
 from penstock.kv_transfer.messages import Fetch, ReturnLease
 from penstock.sampling.params import SamplingParams
 from support.lives import BLOCK_SIZE, collect, reference, submit, tokens_of
@@ -146,7 +148,7 @@ async def test_a_pod_that_stops_is_given_up_and_nobody_spins_meanwhile(pods):
     await asyncio.sleep(0.8)
     assert len(steps) < 10, "the step loop does not sleep while everything waits"
     assert tokens_of(await collect(stream)) == reference(PROMPT, 12)
-    assert 1.0 < time.monotonic() - began < 4.0
+    assert 3.0 < time.monotonic() - began < 6.0
     assert decode.stats.num_fallbacks == 1
     await all_is_given_back(*pods)
 
@@ -197,23 +199,25 @@ async def test_a_lease_lives_while_it_is_renewed(tmp_path):
         assert pods[1].stats.num_pulls == 1
 
 
-async def test_a_lease_that_nobody_renews_ends(tmp_path):
+async def test_a_lease_that_nobody_renews_ends_and_what_it_was_for_is_not_computed_any_further(tmp_path):
     lease = {"kv_lease_seconds": 1.0}
     async with pair_of_pods(tmp_path, prefill=lease, decode=lease, step_time=0.15, scheduler=SLOW) as (prefill, decode):
         prefill.peer.renew = lambda renewal: None
         assert await answer(decode, max_tokens=2) == reference(PROMPT, 2)
         assert decode.stats.num_fallbacks == 1
         await all_is_given_back(prefill, decode)
+        assert prefill.stats.num_prompt_tokens < NUM_WHOLE * BLOCK_SIZE
 
 
-async def test_a_lease_of_an_idle_pod_ends_as_well(pods):
-    prefill, decode = pods
-    decode.life.worker.is_pull_hanging = True
-    prefill.life.core._connector._lender._seconds = 1.0
-    prefill.peer.renew = lambda renewal: None
-    await answer(decode)
-    assert prefill.life.table.num_held == 0
-    decode.life.worker.release()
+async def test_a_lease_of_an_idle_pod_ends_as_well(tmp_path):
+    async with pair_of_pods(tmp_path, prefill={"kv_lease_seconds": 1.0}) as (prefill, _):
+        params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
+        [request] = prefill.llm.input.build(PROMPT[:200], params, request_id="r")
+        async with asyncio.timeout(5):
+            said = [announcement async for news in prefill.llm.lend(request, 0) for announcement in news]
+        assert said[-1] == Ended()
+        assert prefill.llm.num_in_flight == 0
+        await all_is_given_back(prefill)
 
 
 async def test_many_prompts_at_once_are_all_right_wherever_they_are_computed(pods):
@@ -224,12 +228,30 @@ async def test_many_prompts_at_once_are_all_right_wherever_they_are_computed(pod
     await all_is_given_back(*pods)
 
 
-async def test_two_prompts_that_fill_the_prefill_pod_do_not_lock_each_other_out(tmp_path):
-    async with pair_of_pods(tmp_path, num_blocks=70, scheduler=SLOW, decode={"kv_stall_seconds": 30.0}) as pods:
-        prompts = [[n, *PROMPT] for n in range(3)]
-        answers = await asyncio.gather(*(answer(pods[1], prompt, 4, name=f"r{n}") for n, prompt in enumerate(prompts)))
+async def test_a_worker_whose_transfer_thread_ends_ends_the_engine(tmp_path):
+    async with pair_of_pods(tmp_path) as (_, decode):
+        decode.life.worker._channel._socket.shutdown(socket.SHUT_RDWR)
+        await decode.until(lambda: decode.life.failure)
+        failure, decode.life.failure = decode.life.failure, None
+        assert str(failure) == "the worker's transfer thread is gone"
+
+
+async def test_an_urgent_prompt_that_finds_no_room_gets_that_of_one_that_cannot_go_on(tmp_path):
+    scheduler = SLOW | {"policy": "priority", "max_skip_ahead": 0}
+    slow = {"scheduler": scheduler, "step_time": 0.05, "num_blocks": 60}
+    async with pair_of_pods(tmp_path, decode={"kv_stall_seconds": 30.0}, **slow) as (prefill, decode):
+        prompts = [[n, *PROMPT] for n in range(2)]
+        params = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
+        streams = []
+        for prompt, priority in zip(prompts, (5, 0), strict=True):
+            [request] = decode.llm.input.build(prompt, params, request_id="r", priority=priority)
+            request = msgspec.structs.replace(request, prefiller=prefill.peer.address)
+            streams.append(decode.llm.submit([request]))
+            await decode.until(lambda: prefill.stats.num_leases)
+        answers = [tokens_of(deltas) for deltas in await asyncio.gather(*map(collect, streams))]
         assert answers == [reference(prompt, 4) for prompt in prompts]
-        await all_is_given_back(*pods)
+        assert (decode.stats.num_pulls, decode.stats.num_fallbacks) == (1, 1)
+        await all_is_given_back(prefill, decode)
 
 
 async def test_blocks_that_left_the_cache_come_back_from_the_tier(tmp_path):

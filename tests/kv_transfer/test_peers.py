@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 
 from penstock.internal.credentials import ClusterKeys
+from penstock.kv_transfer import peers as peers_module
 from penstock.kv_transfer.peer import PeerState
 from penstock.kv_transfer.peers import PeerEvents, Peers, Refused, Wanted
 from support.scripted_peer import FINGERPRINT, scripted_peer
@@ -132,15 +133,23 @@ async def test_a_new_life_of_its_engine_is_another_peer():
         assert watch.events == [("meet", 1), ("lost", 1, True), ("leave", 1), ("meet", 2)]
 
 
-@pytest.mark.parametrize("fields", [{"draining": True}, {"ready": False}], ids=str)
-async def test_a_peer_that_drains_is_not_asked_but_kept(fields):
+async def test_a_peer_that_drains_is_not_asked_but_kept():
     async with scripted_peer() as peer, Watch(peer.address).running() as watch:
         await watch.until(lambda: watch.numbers)
-        peer.fields = fields
+        peer.fields = {"draining": True, "ready": False}
         await watch.until(lambda: not watch.numbers)
         peer.fields = {}
         await watch.until(lambda: watch.numbers)
         assert watch.events == [("meet", 1)]
+
+
+async def test_a_peer_whose_engine_died_is_lost_before_the_next_one_is_there():
+    async with scripted_peer() as peer, Watch(peer.address).running() as watch:
+        await watch.until(lambda: watch.numbers)
+        peer.fields = {"ready": False}
+        await watch.until(lambda: watch.events[1:] == [("lost", 1, True), ("leave", 1)])
+        peer.fields = {"session": "s2"}
+        await watch.until(lambda: watch.numbers == [2])
 
 
 @pytest.mark.parametrize(
@@ -217,6 +226,32 @@ async def test_a_pod_that_somebody_names_is_found_or_refused():
                 await watch.peers.named(peer.address)
             with pytest.raises(Refused, match="no address"):
                 await watch.peers.named("nobody.invalid:1")
+
+
+async def test_a_name_without_an_address_is_said_once_and_looked_up_again(monkeypatch, caplog):
+    monkeypatch.setattr(peers_module, "RESOLVE_SECONDS", 0.05)
+    async with scripted_peer() as peer, Watch(f"p.invalid:{peer.port}").running() as watch:
+        await asyncio.sleep(0.5)
+        lines = [record.message for record in caplog.records if "peer.unknown" in record.message]
+        assert len(lines) == 1
+        loop = asyncio.get_running_loop()
+        real = loop.getaddrinfo
+        monkeypatch.setattr(loop, "getaddrinfo", lambda host, *rest, **options: real("127.0.0.1", *rest, **options))
+        await watch.until(lambda: watch.numbers)
+
+
+async def test_an_address_that_its_name_has_lost_is_asked_no_more(monkeypatch):
+    monkeypatch.setattr(peers_module, "RESOLVE_SECONDS", 0.05)
+    monkeypatch.setattr(peers_module, "KEEP_SECONDS", 0.5)
+    async with scripted_peer() as one, scripted_peer() as two, Watch(f"localhost:{one.port}").running() as watch:
+        two.fields = {"name": "p-1"}
+        await watch.until(lambda: watch.numbers)
+        loop = asyncio.get_running_loop()
+        found = [(2, 1, 6, "", ("127.0.0.1", two.port))]
+        monkeypatch.setattr(loop, "getaddrinfo", lambda *_, **__: asyncio.sleep(0, found))
+        await watch.until(lambda: watch.numbers == [2])
+        assert ("lost", 1, False) not in watch.events, "what it is at goes on for a while"
+        await watch.until(lambda: ("lost", 1, False) in watch.events)
 
 
 @pytest.mark.parametrize("junk", [b"", b"{}", b"\xff" * 100, b"[1]", b'{"name": 3}', b"x" * (2 << 20)], ids=len)

@@ -63,9 +63,9 @@ def test_one_missed_answer_is_not_the_end_but_a_second_or_a_refused_connection_i
 
 
 def test_an_engine_that_makes_no_steps_is_down(pods):
-    pods.tell("a:1", stalled=8.5)
+    pods.tell("a:1", stalled=20.5)
     assert pods.state("a:1") is State.DOWN
-    assert "no step" in pods.table["a:1"].describe().why
+    assert "no steps" in pods.table["a:1"].describe().why
 
 
 def test_the_model_that_most_serve_is_the_right_one(pods, caplog):

@@ -67,9 +67,9 @@ async def test_a_flood_of_one_tenant_does_not_starve_another(keys_file):
 
 
 async def test_ten_times_overload_stays_in_the_router_and_goodput_stays_up():
-    script = {"first_seconds": 0.1, "token_seconds": 0.1, "max_num_seqs": 2}
-    async with router_site(script, queue_seconds=1.0, max_held=20) as site:
-        places, seconds = 6, 3.0  # two rows and a short queue, which a scripted pod serves as well; 0.5 s each
+    script = {"first_seconds": 0.2, "token_seconds": 0.2, "max_num_seqs": 2}
+    async with router_site(script, queue_seconds=2.0, max_held=20) as site:
+        places, seconds = 6, 3.0  # two rows and a short queue, which a scripted pod serves as well; 1 s each
         completed = 0
 
         async def ask(number: int) -> int:
@@ -128,7 +128,7 @@ async def test_a_retry_with_the_same_key_gets_the_first_answer():
 
 async def test_a_retry_after_the_client_was_cut_off_finds_the_generation_going_on():
     async with router_site({"token_seconds": 0.02}) as site:
-        headers, body = {"Idempotency-Key": "k"}, {"prompt": "x", "max_tokens": 30, "stream": True}
+        headers, body = {"Idempotency-Key": "k"}, {"prompt": "x", "stream": True, "max_tokens": 30}
         async with site.http.stream("POST", "/v1/completions", json=body, headers=headers) as reply:
             async for _ in reply.aiter_lines():
                 break

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 
+import msgspec
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from penstock.internal.fleet import Fleet, RouterTotals
 from support.router_site import open_router, router_site, text_of, until
 
 
@@ -126,15 +129,14 @@ async def test_a_client_that_leaves_ends_the_work_at_the_pod_at_once():
 async def test_requests_are_held_while_no_pod_is_there(tmp_path):
     file = tmp_path / "pods"
     file.write_text("# none yet\n")
-    async with router_site({}) as there:
-        async with open_router([], decode=f"file:{file}", hold_seconds=10.0) as site:
-            assert (await site.http.get("/readyz")).status_code == 200
-            asking = asyncio.create_task(site.text("x", max_tokens=3))
-            await asyncio.sleep(0.2)
-            assert not asking.done()
-            assert await site.metric("penstock_router_requests_held") == 1
-            file.write_text(f"127.0.0.1:{there.pods[0].port}\n")
-            assert await asking
+    async with router_site({}) as there, open_router([], decode=f"file:{file}", hold_seconds=10.0) as site:
+        assert (await site.http.get("/readyz")).status_code == 200
+        asking = asyncio.create_task(site.text("x", max_tokens=3))
+        await asyncio.sleep(0.2)
+        assert not asking.done()
+        assert await site.metric("penstock_router_requests_held") == 1
+        file.write_text(f"127.0.0.1:{there.pods[0].port}\n")
+        assert await asking
 
 
 async def test_a_request_is_not_held_for_ever():
@@ -199,6 +201,30 @@ async def test_the_streams_of_a_pod_that_answers_no_poll_move():
         assert texts == await asyncio.gather(*(site.text(f"{number}", max_tokens=50) for number in range(4)))
 
 
+async def test_a_request_leaves_a_pod_that_stalls_once_and_no_more():
+    async with router_site({"token_seconds": 0.1}, {"token_seconds": 0.1}) as site:
+        running = asyncio.create_task(site.stream("x", max_tokens=40))
+        await until(lambda: sum(pod.running for pod in site.pods) == 1)
+        first, second = sorted(site.pods, key=lambda pod: -pod.running)
+        first.load_changes["stalled"] = 21.0
+        await until(lambda: second.running)
+        first.load_changes["stalled"], second.load_changes["stalled"] = 0.0, 21.0
+        await until(lambda: _has_state(site, "down"))
+        assert len((await running).split()) == 40
+        assert [call.num_deaths for pod in (first, second) for call in pod.calls] == [0, 0]
+
+
+async def test_a_pod_that_has_stalled_for_long_is_lost_even_if_it_is_the_only_one():
+    async with router_site({"token_seconds": 0.1}) as site:
+        running = asyncio.create_task(site.stream("x", max_tokens=30))
+        await until(lambda: site.pods[0].running)
+        site.pods[0].load_changes["stalled"] = 61.0
+        await until(lambda: not site.pods[0].running)
+        site.pods[0].load_changes["stalled"] = 0.0
+        assert len((await running).split()) == 30
+        assert [call.num_deaths for call in site.pods[0].calls] == [0, 1]
+
+
 async def test_many_streams_at_once_all_end_well():
     async with router_site({"token_seconds": 0.02}, {"token_seconds": 0.02}) as site:
         texts = await asyncio.gather(*(site.stream(f"{number}", max_tokens=20) for number in range(150)))
@@ -247,6 +273,75 @@ async def test_the_header_that_names_a_prefill_pod_counts_only_from_a_gateway(si
     async with open_router(site.pods, trust_gateway=True) as trusting:
         await trusting.text("y", max_tokens=1, headers=headers)
     assert sorted(call.prefiller for pod in site.pods for call in pod.calls) == ["", "10.0.0.1:8001"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "why"),
+    [
+        (b"\x00\xffgarbage", 200, "does not answer like a pod"),
+        (b'{"name": 1}', 200, "does not answer like a pod"),
+        (b"x" * 100_000, 200, "does not answer like a pod"),
+        (b"", 404, "is this the internal port of a pod?"),
+    ],
+)
+async def test_what_does_not_speak_like_a_pod_is_not_used(answer, status, why):
+    async with router_site({}, {}) as site:
+        site.pods[0].load_answer, site.pods[0].load_status = answer, status
+        await until(lambda: _has_state(site, "down"))
+        found = (await site.http.get("/fleet")).json()["endpoints"]
+        assert [why in one["why"] for one in found if one["state"] == "down"] == [True]
+        assert len((await site.stream("x", max_tokens=3)).split()) == 3
+        assert not site.pods[0].calls
+
+
+async def test_a_pod_that_does_not_take_our_key_is_refused():
+    async with router_site({}, {}) as site:
+        site.pods[0].load_status = 401
+        await until(lambda: _has_state(site, "refused"))
+        site.pods[0].load_status = 200
+        await until(lambda: _is_all_ready(site))
+
+
+async def _is_all_ready(site) -> bool:
+    return set((await site.states()).values()) == {"ready"}
+
+
+async def test_a_token_that_a_pod_in_a_new_life_does_not_know_is_made_anew(site):
+    first = await _is_first(site, "x")
+    site.pods[first].refusals = [(401, b'{"error":{"message":"expired"}}')]
+    assert len((await site.stream("x", max_tokens=3)).split()) == 3
+
+
+async def test_a_port_that_says_random_bytes_is_not_used():
+    async def babble(reader, writer):
+        writer.write(bytes(range(256)) * 100)
+        writer.close()
+
+    server = await asyncio.start_server(babble, "127.0.0.1", 0)
+    async with server, router_site({}) as there:
+        port = server.sockets[0].getsockname()[1]
+        decode = f"127.0.0.1:{port},127.0.0.1:{there.pods[0].port}"
+        async with open_router(there.pods, decode=decode) as site:
+            assert (await site.states())[str(port)] == "down"
+            assert len((await site.stream("x", max_tokens=3)).split()) == 3
+
+
+async def test_metrics_are_a_contract(site):
+    await site.stream("x", max_tokens=3)
+    families = list(text_string_to_metric_families((await site.http.get("/metrics")).text))
+    assert all(family.documentation for family in families)
+    assert len({family.name for family in families if family.name.startswith("penstock_")}) >= 15
+    samples = {sample.name: sample.value for family in families for sample in family.samples}
+    assert samples["penstock_router_added_ttft_seconds_count"] == 1
+    for name in ("running", "waiting"):
+        assert samples[f"penstock_router_endpoint_num_requests_{name}"] == 0
+
+
+async def test_a_fleet_tells_pods_and_router(site):
+    await site.stream("x", max_tokens=3)
+    fleet = msgspec.json.decode((await site.http.get("/fleet")).content, type=Fleet)
+    assert sorted(one.name for one in fleet.endpoints) == ["pod-0", "pod-1"]
+    assert fleet.router == RouterTotals(completed=1)
 
 
 async def test_text_of_streams_is_checked():

@@ -23,7 +23,7 @@ class Clock:
     "text", ["", " , ", "nonsense", "host", "host:0", "host:70000", "host:x", "a b:1", "file:/no/such"]
 )
 def test_what_names_no_pod_is_refused_by_the_name_of_the_flag(text):
-    with pytest.raises(ConfigError, match="^--decode: "):
+    with pytest.raises(ConfigError, match=r"^--decode: "):
         Source("decode", text, Clock())
 
 

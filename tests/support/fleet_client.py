@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from urllib.parse import urlsplit
@@ -11,19 +12,21 @@ from urllib.parse import urlsplit
 from support.history import Asked, Event, Heard, History
 
 TIMEOUT = 180.0  # seconds of one request
+SLOW_BUFFER = 4096  # bytes
 
 
-async def ask(url: str, asked: Asked, *, timeout: float = TIMEOUT) -> Heard:
-    """Send one request and hear it to its end."""
-    heard = Heard(asked=asked, began=time.monotonic())
+async def ask(
+    url: str, asked: Asked, *, timeout: float = TIMEOUT, leave: asyncio.Event | None = None, heard: Heard | None = None
+) -> Heard:
+    """Send one request and hear it to its end, or until it is time to leave; `heard` is what to write it into."""
+    heard = heard or Heard(asked=asked, began=time.monotonic())
     address = urlsplit(url)
     try:
         async with asyncio.timeout(timeout):
-            limit = 1 << 16 if not asked.pause else 1 << 12
-            reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=limit)
+            reader, writer = await connect(str(address.hostname), address.port or 80, is_slow=bool(asked.pause))
             try:
                 writer.write(request_bytes(address.netloc, asked))
-                await hear(reader, heard)
+                await hear_until(reader, heard, leave)
             finally:
                 writer.transport.abort() if heard.did_leave else writer.close()
     except TimeoutError:
@@ -32,6 +35,32 @@ async def ask(url: str, asked: Asked, *, timeout: float = TIMEOUT) -> Heard:
         heard.trouble = f"{type(error).__name__}: {error}"
     heard.ended = time.monotonic()
     return heard
+
+
+async def connect(host: str, port: int, *, is_slow: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A slow reader has small buffers, so that the server feels it."""
+    if not is_slow:
+        return await asyncio.open_connection(host, port)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_BUFFER)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, (host, port))
+    return await asyncio.open_connection(sock=connection, limit=SLOW_BUFFER)
+
+
+async def hear_until(reader: asyncio.StreamReader, heard: Heard, leave: asyncio.Event | None) -> None:
+    """`hear`, cut short when it is time to leave."""
+    if leave is None:
+        await hear(reader, heard)
+        return
+    tasks = [asyncio.create_task(hear(reader, heard)), asyncio.create_task(leave.wait())]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    heard.did_leave |= not tasks[0].done()
+    for task in tasks:
+        task.cancel()
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(outcome, OSError | ValueError | asyncio.IncompleteReadError):
+            raise outcome
 
 
 def request_bytes(netloc: str, asked: Asked) -> bytes:

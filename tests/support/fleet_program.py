@@ -42,6 +42,11 @@ class Program:
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """Of the life that ended; None while it runs."""
+        return None if self._process is None else self._process.poll()
+
     def start(self) -> None:
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(

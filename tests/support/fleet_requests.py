@@ -21,7 +21,7 @@ def notes_about(topic: str, sentences: int) -> str:
     return f"Notes about {topic}. {SENTENCE * sentences}What I learnt about {topic}:"
 
 
-def long_prompts(count: int = 6, *, sentences: int = 40, max_tokens: int = 60) -> list[Asked]:
+def long_prompts(count: int = 6, *, sentences: int = 24, max_tokens: int = 40) -> list[Asked]:
     """Prompts that are worth prefilling elsewhere; greedy."""
     body = STREAM | {"max_tokens": max_tokens, "ignore_eos": True}
     return [
@@ -30,13 +30,13 @@ def long_prompts(count: int = 6, *, sentences: int = 40, max_tokens: int = 60) -
     ]
 
 
-def all_kinds(max_tokens: int = 90) -> list[Asked]:
+def all_kinds(max_tokens: int = 60) -> list[Asked]:
     """Every kind of request that must survive its pod."""
     body = STREAM | {"max_tokens": max_tokens, "ignore_eos": True}
     chat = {"messages": [{"role": "user", "content": notes_about("salt", 2)}]}
     kinds = {
         "greedy": {},
-        "greedy, long": {"prompt": notes_about("iron", 30)},
+        "greedy, long": {"prompt": notes_about("iron", 24)},
         "sampled": SAMPLED | {"seed": 7},
         "penalised": SAMPLED | {"seed": 8, "presence_penalty": 1.0, "repetition_penalty": 1.2},
         "several choices": SAMPLED | {"seed": 9, "n": 3},
@@ -89,3 +89,19 @@ async def while_asked(
     history.check()
     await service.check_quiet()
     return history
+
+
+async def nothing(tasks: list[asyncio.Task[Heard]]) -> None:
+    """Happens while clients ask in peace."""
+
+
+async def be_trusted(service: Service) -> None:
+    """Until a decode pod, which may have been disappointed by it before, asks the prefill pod again."""
+    probes = long_prompts(12, sentences=22, max_tokens=2)
+    for attempt in range(90):
+        before = service.transfers("count")
+        await while_asked(service, [probes[attempt % len(probes)]], nothing)
+        if service.transfers("count") > before:
+            return
+        await asyncio.sleep(1)
+    raise AssertionError(f"the prefill pod is not asked any more:\n{service.tails()}")

@@ -7,17 +7,18 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from penstock.internal.credentials import ClusterKeys, query_claims
 from penstock.internal.fleet import FLEET_PATH
 from penstock.internal.protocol import LOAD_PATH
 from support.fleet_program import Keeper, Program
 from support.history import History, pod_problems
-from support.serving import free_port
+from support.serving import free_port, wait_for
 
 WORKER = ("--dtype", "float32", "--threads", "1", "--kv-cache-memory", "256MiB", "--served-model-name", "m")
 TRANSFER = ("--kv-checksums", "1")
@@ -72,6 +73,11 @@ class Pod:
         return samples
 
     @property
+    def num_prefills(self) -> int:
+        """Prompts that peers had computed here: counted at once, unlike what `load` says of the engine."""
+        return int(self.metrics()["penstock_prefill_calls_total"])
+
+    @property
     def is_ready(self) -> bool:
         return status(f"http://{self.internal}/readyz") == 200
 
@@ -83,54 +89,73 @@ class Pod:
             return False
 
 
-class Service:
-    """Router, prefill pods and decode pods; `async with running(…)` starts and stops it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a service is made of; words are more flags of its programs."""
 
-    def __init__(self, folder: Path, prefill: Sequence[Place], decode: Sequence[Place], **options: Sequence[str]):
-        """`options`: more words for `prefill`, `decode`, `router`, or for `pods` of both kinds; `prefillers`: other
-        addresses for the decode pods to ask than those of the prefill pods."""
-        self.folder = folder
+    prefill: Sequence[Place] = (LOOPBACK,)
+    decode: Sequence[Place] = (LOOPBACK, LOOPBACK)
+    num_routers: int = 1
+    pod_words: Sequence[str] = ()
+    prefill_words: Sequence[str] = ()
+    decode_words: Sequence[str] = ()
+    router_words: Sequence[str] = ()
+    prefillers: Sequence[str] | None = None  # other addresses for decode pods to ask than those of the prefill pods
+    settings: Mapping[str, str] = field(default_factory=dict)  # of the pods' environment
+
+
+class Service:
+    """Routers, prefill pods and decode pods; `with running(…)` starts and stops it."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder, self.plan = folder, plan
         self.key_file = folder / "cluster.key"
         self.key_file.write_text("a key for this test only\n")
-        keys, common = ClusterKeys(self.key_file), ("--cluster-key-file", str(self.key_file))
-        pods = (*WORKER, *TRANSFER, *common, *options.get("pods", ()))
+        self.keys = ClusterKeys(self.key_file)
+        self._common = ("--cluster-key-file", str(self.key_file))
         self.prefills = [
-            Pod(f"prefill-{i}", "prefill", place, folder, keys, (*pods, *options.get("prefill", ())))
-            for i, place in enumerate(prefill)
+            self._build_pod("prefill", i, place, plan.prefill_words) for i, place in enumerate(plan.prefill)
         ]
-        addresses = options.get("prefillers", [pod.internal for pod in self.prefills])
+        addresses = [pod.internal for pod in self.prefills] if plan.prefillers is None else plan.prefillers
         prefillers = ("--prefillers", ",".join(addresses)) if addresses else ()
-        self.decodes = [
-            Pod(f"decode-{i}", "decode", place, folder, keys, (*pods, *prefillers, *options.get("decode", ())))
-            for i, place in enumerate(decode)
-        ]
+        words = (*prefillers, *plan.decode_words)
+        self.decodes = [self._build_pod("decode", i, place, words) for i, place in enumerate(plan.decode)]
         self.keys_file = folder / "keys.txt"
         self.keys_file.write_text("".join(f"tenant-{n}:key-{n:04}\n" for n in range(NUM_TENANTS)))
         self._num_tenants = 0
         self.references = History()
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        words = (
-            "route",
-            "--port",
-            str(self.port),
-            "--api-keys-file",
-            str(self.keys_file),
-            *common,
-            *self.endpoint_words(),
-            *options.get("router", ()),
-        )
-        self.router = Program(name="router", words=words, log=folder / "router.log")
-        self._keeper = Keeper([*(pod.program for pod in self.pods), self.router])
+        self.ports = [free_port() for _ in range(plan.num_routers)]
+        self.urls = [f"http://127.0.0.1:{port}" for port in self.ports]
+        self.url = self.urls[0]
+        self.routers = [self._build_router(i, port) for i, port in enumerate(self.ports)]
+        self._keeper = Keeper(self.programs)
+
+    @property
+    def programs(self) -> list[Program]:
+        """Pods and routers."""
+        return [*(pod.program for pod in self.pods), *self.routers]
+
+    @property
+    def worker_words(self) -> tuple[str, ...]:
+        """How its pods compute."""
+        return (*WORKER, *TRANSFER, *self.plan.pod_words)
+
+    def _build_pod(self, role: str, number: int, place: Place, words: Sequence[str]) -> Pod:
+        pod = Pod(f"{role}-{number}", role, place, self.folder, self.keys, (*self.worker_words, *self._common, *words))
+        pod.program.settings = self.plan.settings
+        return pod
+
+    def _build_router(self, number: int, port: int) -> Program:
+        pods = ("--decode", ",".join(pod.internal for pod in self.decodes))
+        if self.prefills:
+            pods += ("--prefill", ",".join(pod.internal for pod in self.prefills))
+        words = ("route", "--port", str(port), "--api-keys-file", str(self.keys_file), *self._common, *pods)
+        log = self.folder / f"router-{number}.log"
+        return Program(name=f"router-{number}", words=(*words, *self.plan.router_words), log=log)
 
     @property
     def pods(self) -> list[Pod]:
         return [*self.prefills, *self.decodes]
-
-    def endpoint_words(self) -> tuple[str, ...]:
-        """How the router is told of its pods."""
-        decode = ("--decode", ",".join(pod.internal for pod in self.decodes))
-        return (*decode, *(("--prefill", ",".join(pod.internal for pod in self.prefills)) if self.prefills else ()))
 
     def new_key(self) -> str:
         """The API key of a tenant for whom nothing is cached yet."""
@@ -153,8 +178,12 @@ class Service:
             states = [endpoint["state"] for endpoint in self.fleet()["endpoints"]]
         except (OSError, ValueError):
             return False
-        is_up = all(pod.is_ready for pod in self.pods) and status(self.url + "/readyz") == 200
+        is_up = all(pod.is_ready for pod in self.pods) and all(status(url + "/readyz") == 200 for url in self.urls)
         return is_up and states == ["ready"] * len(self.pods)
+
+    def wait_settled(self) -> None:
+        """`settle`, for those who have no event loop."""
+        wait_for(lambda: self.is_settled, START_SECONDS, self.tails())
 
     async def settle(self, seconds: float = START_SECONDS) -> float:
         """Wait until it is settled; returns how long that took."""
@@ -177,19 +206,16 @@ class Service:
 
     def tails(self, length: int = 1500) -> str:
         """The ends of all logs."""
-        programs = [*(pod.program for pod in self.pods), self.router]
-        return "\n".join(f"--- {each.name}\n{each.said()[-length:]}" for each in programs if each.log.exists())
+        return "\n".join(f"--- {each.name}\n{each.said()[-length:]}" for each in self.programs if each.log.exists())
 
 
 @contextmanager
-def running(
-    folder: Path, *, prefill: Sequence[Place] = (LOOPBACK,), decode: Sequence[Place] = (LOOPBACK, LOOPBACK), **options
-) -> Iterator[Service]:
-    """A service that is up; all of it is gone afterwards."""
-    service = Service(folder, prefill, decode, **options)
+def running(folder: Path, **plan: Any) -> Iterator[Service]:
+    """A service that is up, with the fields of a `Plan`; all of it is gone afterwards."""
+    service = Service(folder, Plan(**plan))
     service.start()
     try:
-        asyncio.run(service.settle())
+        service.wait_settled()
         yield service
     finally:
         service.end()

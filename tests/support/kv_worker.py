@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -32,6 +34,8 @@ class KvWorkerLaunch(msgspec.Struct, frozen=True, kw_only=True):
     num_blocks: int
     block_bytes: int
     fd: int
+    has_nixl: bool
+    hurry: float  # its clock runs so many times as fast
 
 
 def map_memory(file: str, num_blocks: int, block_bytes: int) -> np.ndarray:
@@ -42,8 +46,19 @@ def map_memory(file: str, num_blocks: int, block_bytes: int) -> np.ndarray:
 class KvWorker:
     """The attributes are what the engine core of this worker has: `memory`, `leases`, and the words both ways."""
 
-    def __init__(self, folder: Path, role: str, *, num_blocks=64, block_bytes=100_000, environment=None, **config):
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self,
+        folder: Path,
+        role: str = "decode",
+        *,
+        num_blocks: int = 64,
+        block_bytes: int = 100_000,
+        is_tcp: bool = False,
+        has_nixl: bool = True,
+        hurry: float = 1.0,
+        **config,
+    ):
+        self.folder, self.is_tcp = folder, is_tcp
         number = secrets.token_hex(4)
         memory, leases = folder / f"memory-{number}", folder / f"leases-{number}"
         memory.write_bytes(bytes(num_blocks * block_bytes))
@@ -60,11 +75,18 @@ class KvWorker:
             num_blocks=num_blocks,
             block_bytes=block_bytes,
             fd=theirs.fileno(),
+            has_nixl=has_nixl,
+            hurry=hurry,
         )
         command = [sys.executable, __file__, msgspec.json.encode(launch).decode()]
+        environment = os.environ | {"PYTHONWARNINGS": ""} | ({"UCX_TLS": "tcp"} if is_tcp else {})
         with theirs:
-            self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=os.environ | (environment or {}))
-        self.first = self.receive()
+            self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
+
+    @cached_property
+    def first(self) -> TransferOutput:
+        """Its first word; read late, so that several start at once."""
+        return self.receive()
 
     @property
     def endpoint(self) -> KvEndpoint:
@@ -82,6 +104,7 @@ class KvWorker:
         return self._decoder.decode(self.channel.receive())
 
     def call(self, message: TransferInput) -> TransferOutput:
+        assert isinstance(self.first, Attached)
         self.send(message)
         return self.receive()
 
@@ -94,6 +117,7 @@ class KvWorker:
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
         self.process.wait()
+        self.channel.close()
 
     def close(self) -> None:
         self.channel.close()
@@ -124,8 +148,13 @@ def main(word: str) -> None:
 
     launch = msgspec.json.decode(word, type=KvWorkerLaunch)
     configure(f"kv-{launch.config.role}", "info")
-    envs.quiet_nixl()
-    thread = TransferThread(socket.socket(fileno=launch.fd), launch.config, launch.transfer)
+    envs.prepare_nixl(is_local=True)
+    assert "torch" not in sys.modules, "the transfer thread needs no torch"
+    sys.modules["torch"] = None  # type: ignore[assignment]  # else NIXL imports it, only to look for CUDA: 2 seconds
+    if not launch.has_nixl:
+        sys.modules["nixl"] = None  # type: ignore[assignment]
+    clock = lambda: time.monotonic() * launch.hurry  # noqa: E731
+    thread = TransferThread(socket.socket(fileno=launch.fd), launch.config, launch.transfer, clock)
     thread.start()
     thread.attach(map_memory(launch.memory_file, launch.num_blocks, launch.block_bytes))
     thread.join()

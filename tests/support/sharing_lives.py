@@ -60,6 +60,7 @@ class SharingLife:
         self.server = CoreServer(self.core, launch, ready)
         self.sharing.start(self.server.wake)
         self.failure: BaseException | None = None
+        self._is_ended = False
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -70,7 +71,8 @@ class SharingLife:
             self.failure = error
 
     def end(self) -> None:
-        if self._thread.is_alive() or self.failure is not None:
+        if not self._is_ended:
+            self._is_ended = True
             self.server.stop()
             self._thread.join(SECONDS)
             self.sharing.close()
@@ -133,6 +135,7 @@ class SharingPod:
             SamplingParams(max_tokens=1, ignore_eos=True, temperature=0.0, seed=0),
             request_id=call.request_id,
             root=call.root_hash,
+            priority=call.priority,
         )
         lend = self.llm.lend(request, call.skip)
         try:
@@ -164,13 +167,13 @@ class SharingPod:
 
 
 @asynccontextmanager
-async def pair_of_pods(folder, *, prefill=None, decode=None, scheduler=None, **options):
-    """A prefill pod, and a decode pod that knows it; `options` are for the devices."""
+async def pair_of_pods(folder, *, prefill=None, decode=None, scheduler=None, num_blocks=NUM_BLOCKS, **options):
+    """A prefill pod, and a decode pod that knows it; `scheduler` and `num_blocks` are the prefill pod's."""
     fabric = Fabric()
     async with AsyncExitStack() as stack:
         one = SharingPod(folder / "prefill", fabric, scheduler=scheduler, role="prefill", **(prefill or {}))
         stack.push_async_callback(one.stop)
-        await one.start(**options)
+        await one.start(num_blocks=num_blocks, **options)
         two = SharingPod(folder / "decode", fabric, role="decode", prefillers=one.peer.address, **(decode or {}))
         stack.push_async_callback(two.stop)
         await two.start(**options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,16 +12,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import psutil
 import pytest
 
-from penstock.config import CacheConfig, EngineConfig, ModelConfig
+from penstock.config import CacheConfig, EngineConfig, ModelConfig, TransferConfig
 from penstock.errors import ConfigError, ModelError, OutOfMemory, PenstockError
+from penstock.kv_transfer.messages import (
+    Attached,
+    Checksum,
+    Checksums,
+    Fetch,
+    Fetched,
+    Store,
+    Stored,
+    TransferInput,
+    TransferLaunch,
+    TransferOutput,
+)
 from penstock.sampling.params import SamplingParams
-from penstock.wire import encode
+from penstock.wire import decoder, encode
+from penstock.worker.channel import Channel
 from penstock.worker.executor import InlineExecutor, Loaded, LoadFailed, ProcessExecutor, WorkerDied
 from support.runs import GREEDY, Run
-from support.tiny_worker import NUM_BLOCKS, TinyWorker
+from support.tiny_worker import BLOCK_BYTES, NUM_BLOCKS, TinyWorker
 
 SAMPLED = SamplingParams(temperature=1.0, seed=4, top_p=0.95, logprobs=2, prompt_logprobs=1, logit_bias={5: 1.0})
 
@@ -86,6 +101,42 @@ def test_a_killed_worker_is_noticed_at_once(tiny: TinyWorker, tmp_path: Path):
     with pytest.raises(WorkerDied):
         run.step({0: 1})
     assert time.monotonic() - begin < 2
+    executor.close()
+
+
+def test_the_transfer_thread_sees_the_blocks_that_steps_write(tiny: TinyWorker, tmp_path: Path):
+    transfer = TransferConfig(kv_offload_memory=NUM_BLOCKS * BLOCK_BYTES)
+    config = dataclasses.replace(tiny.config, transfer=transfer)
+    launch = TransferLaunch(session="s", fingerprint="f", lease_file="")
+    executor = ProcessExecutor(config, tiny.folder, tmp_path, launch)
+    assert executor.start().block_bytes == BLOCK_BYTES
+    assert executor.transfer is not None
+    channel, answers = Channel(executor.transfer), decoder(TransferOutput)
+    assert answers.decode(channel.receive()) == Attached(endpoint=None, stored=[])
+
+    def ask(message: TransferInput) -> TransferOutput:
+        channel.send(encode(message))
+        return answers.decode(channel.receive())
+
+    def checksums() -> list[int]:
+        answer = ask(Checksum(call=1, blocks=np.arange(NUM_BLOCKS, dtype=np.int32)))
+        assert isinstance(answer, Checksums)
+        return answer.values
+
+    before = checksums()
+    run = Run(executor, NUM_BLOCKS)
+    run.add(0, range(10, 58))
+    run.generate(1, [0], chunk=48)
+    after = checksums()
+    [written] = [np.flatnonzero(np.array(before) != np.array(after)).tolist()]
+    assert len(written) == 3  # blocks of 16 tokens
+    names = [bytes([block] * 16) for block in written]
+    assert ask(Store(call=2, blocks=np.array(written), hashes=names)) == Stored(call=2, stored=names, dropped=[])
+    others = np.array([block for block in range(NUM_BLOCKS) if block not in written][-3:])
+    answer = ask(Fetch(call=3, blocks=others, hashes=names))
+    assert isinstance(answer, Fetched)
+    assert answer.num_good == 3
+    assert [checksums()[block] for block in others] == [after[block] for block in written]
     executor.close()
 
 

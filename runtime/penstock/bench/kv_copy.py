@@ -153,7 +153,7 @@ def pull() -> Speeds:
     """The pulling process: all ways in turn, in every round."""
     memory = np.ones((NUM_BLOCKS, BLOCK_BYTES), dtype=np.uint8)  # written once: no page is new any more
     here, there = socket.socketpair()
-    lender = subprocess.Popen([sys.executable, "-P", "-m", "penstock.bench.kv_copy", "lend"], stdin=there)
+    lender = subprocess.Popen([sys.executable, "-P", "-m", "penstock.bench.kv_copy", "lend"], stdin=there.fileno())
     with tempfile.TemporaryDirectory() as folder, transfer_thread("decode", memory, Path(folder)) as (_, channel), here:
         there.close()
         first_word(channel)
@@ -222,7 +222,7 @@ def copies_by_nixl(
 
 def main(words: list[str]) -> None:
     """`pull` prints `Speeds` as JSON; `lend` is its other process."""
-    envs.quiet_nixl()
+    envs.prepare_nixl(is_local=True)
     if words == ["lend"]:
         lend()
     else:

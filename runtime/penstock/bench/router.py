@@ -7,6 +7,7 @@ process share the others. An event tells when it was sent, so its age on arrival
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
 import statistics
@@ -23,7 +24,7 @@ from penstock.bench.paced_pod import pod_command, request_bytes
 from penstock.bench.report import Report, Row
 from penstock.bench.stream_client import Door, Stream, poisson, stream_all
 from penstock.commands.members import HOST, PENSTOCK, free_ports
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, PenstockError
 
 NUM_PODS = 2
 SHARE = 0.8  # of saturation, at which latency is measured
@@ -56,10 +57,13 @@ class Shape:
     pace: float  # seconds between two events
     seconds: float  # in which streams begin
 
-    @property
-    def duration(self) -> float:
-        """Of one stream that nothing delays, in seconds."""
-        return (self.num_events - 1) * self.pace
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """What a load cost the router."""
+
+    busy: float  # share of its core
+    events_per_second: float  # of its CPU time
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,13 +80,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure, print, write; returns the exit code: 1 if a stream was lost."""
     own, others = cores_of()
-    os.sched_setaffinity(0, others)
     shape = Shape(num_events=options.events, pace=options.pace_ms / 1000, seconds=options.seconds)
     with ExitStack() as stack:
+        stack.callback(os.sched_setaffinity, 0, [own, *others])  # in the end
+        os.sched_setaffinity(0, others)
         rig = start(stack, own, others)
         stream_all(rig.doors(False, 2, 0.0), poisson(FIRST_RATE, 1.0, 0))  # a warm-up
-        rate, busy = saturation(lambda rate: sustain(rig, shape, rate))
-        rows = saturation_rows(rate, shape, busy)
+        rate, effort = saturation(lambda rate: sustain(rig, shape, rate))
+        if not rate:
+            raise PenstockError("the router did not even sustain the lowest rate: is this machine busy with others?")
+        rows = saturation_rows(rate, shape, effort)
         rows += added_rows(*measure_added(rig, shape, SHARE * rate, options.seeds))
         together = run_together(rig, options.streams)
     rows.append(together)
@@ -115,30 +122,36 @@ def start(stack: ExitStack, own: int, others: Sequence[int]) -> Rig:
     return Rig(router=router, router_port=router_port, pod_ports=pod_ports)
 
 
-def sustain(rig: Rig, shape: Shape, rate: float) -> float | None:
-    """The share of its core that the router needed for `rate` streams per second; None if that was too much for it."""
+def sustain(rig: Rig, shape: Shape, rate: float) -> Effort | None:
+    """What `rate` streams per second cost the router; None if that was too much for it."""
     cpu, began = rig.router.cpu_seconds(), time.monotonic()
     streams = stream_all(rig.doors(False, shape.num_events, shape.pace), poisson(rate, shape.seconds, seed=1))
-    busy = (rig.router.cpu_seconds() - cpu) / (time.monotonic() - began)
-    ages = [age for stream in streams for age in stream.ages]
-    is_whole = all(stream.is_whole(shape.num_events) for stream in streams)
-    return busy if is_whole and ages and float(np.percentile(ages, 99)) <= LATEST else None
+    cpu = rig.router.cpu_seconds() - cpu
+    if not all(stream.is_whole(shape.num_events) for stream in streams) or is_late(streams):
+        return None
+    num_events = shape.num_events * len(streams)
+    return Effort(busy=cpu / (time.monotonic() - began), events_per_second=num_events / max(cpu, 0.01))
 
 
-def saturation(sustain: Callable[[float], float | None]) -> tuple[float, float]:
-    """(highest rate that is sustained, the router's share of its core there), by growth and bisection."""
-    best, busy, rate = 0.0, math.nan, FIRST_RATE
-    while (share := sustain(rate)) is not None:
-        best, busy, rate = rate, share, rate * GROWTH
+def is_late(streams: Sequence[Stream]) -> bool:
+    """True if more than one in a hundred events, or first events, took longer than `LATEST`."""
+    waits = [[stream.first - stream.due for stream in streams], [age for stream in streams for age in stream.ages]]
+    return any(not each or float(np.percentile(each, 99)) > LATEST for each in waits)
+
+
+def saturation(sustain: Callable[[float], Effort | None]) -> tuple[float, Effort]:
+    """(highest rate that is sustained, what it cost), by growth and bisection."""
+    best, effort, rate = 0.0, Effort(busy=math.nan, events_per_second=math.nan), FIRST_RATE
+    while (found := sustain(rate)) is not None:
+        best, effort, rate = rate, found, rate * GROWTH
     low, high = best, rate
     for _ in range(NUM_BISECTIONS):
         middle = (low + high) / 2
-        share = sustain(middle)
-        if share is None:
+        if (found := sustain(middle)) is None:
             high = middle
         else:
-            low, busy = middle, share
-    return low, busy
+            low, effort = middle, found
+    return low, effort
 
 
 def measure_added(rig: Rig, shape: Shape, rate: float, num_seeds: int) -> tuple[list[dict[str, float]], ...]:
@@ -175,12 +188,13 @@ def added_rows(direct: Sequence[dict[str, float]], routed: Sequence[dict[str, fl
     return rows
 
 
-def saturation_rows(rate: float, shape: Shape, busy: float) -> list[Row]:
+def saturation_rows(rate: float, shape: Shape, effort: Effort) -> list[Row]:
     """Streams and events per second of one worker on one core."""
-    note = f"{shape.num_events} events each, {shape.pace * 1000:g} ms apart; the router used {busy:.0%} of its core"
+    note = f"{shape.num_events} events each, {shape.pace * 1000:g} ms apart; it used {effort.busy:.0%} of its core"
     return [
         Row(name="saturation: streams of one worker", value=rate, unit="1/s", note=note),
         Row(name="saturation: events of one worker", value=rate * shape.num_events, unit="1/s"),
+        Row(name="events per CPU second of the router", value=effort.events_per_second, unit="1/s"),
     ]
 
 
@@ -189,8 +203,12 @@ def run_together(rig: Rig, num_streams: int) -> Row:
     arrivals = [RAMP_SECONDS * index / num_streams for index in range(num_streams)]
     streams = stream_all(rig.doors(False, LONG_EVENTS, LONG_PACE), arrivals)
     whole = sum(stream.is_whole(LONG_EVENTS) for stream in streams)
-    both = min((s.last for s in streams if s.stamps), default=0.0) - max(
-        (s.first for s in streams if s.stamps), default=0
-    )
-    note = f"all of them ran together for {max(both, 0.0):.1f} s; {LONG_EVENTS} events each"
+    note = f"up to {most_at_once(streams)} of them at one moment; {LONG_EVENTS} events each"
     return Row(name=f"{num_streams} streams at once, whole", value=whole, unit="", limit=num_streams, note=note)
+
+
+def most_at_once(streams: Sequence[Stream]) -> int:
+    """The largest number of streams that were between their first and last event at one moment."""
+    changes = [(stream.first, 1) for stream in streams if stream.stamps]
+    changes += [(stream.last, -1) for stream in streams if stream.stamps]
+    return max(itertools.accumulate((change for _, change in sorted(changes)), initial=0))

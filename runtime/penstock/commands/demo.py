@@ -27,6 +27,9 @@ LEAST_KV_BYTES, MOST_KV_BYTES = 128 << 20, 1 << 30  # of one pod
 KV_SHARE = 0.1  # of the free memory, for one pod
 COLOURS = {"router": 35, "prefill": 33, "decode": 36, "demo": 32}  # ANSI
 NAME_WIDTH = 9
+STEP_TOKENS = (
+    256  # of a prompt in one step: blocks are pulled chunk by chunk, and no step takes seconds on a full machine
+)
 READY = """\
 Ready: {url} after {seconds:.1f} s, with {pods}. Try it:
 
@@ -59,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         plan = ServicePlan(
             model=str(model.folder),
             roles=ROLES,
-            pod_words=(*default_words(config), "--served-model-name", name, *given_words(args)),
+            pod_words=(*default_words(args), "--served-model-name", name, *given_words(args)),
             router_host=config.server.host,
             router_port=config.server.port,
             key_file=write_key(Path(folder)),
@@ -76,15 +79,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def default_words(config: EngineConfig) -> list[str]:
+def default_words(args: argparse.Namespace) -> list[str]:
     """Flags that let three pods live on one machine, unless others are given."""
-    words = []
-    if config.compute.threads is None:
-        words += ["--threads", str(max(1, num_cores() // len(ROLES)))]
-    if config.cache.kv_cache_memory is None:
-        size = min(MOST_KV_BYTES, max(LEAST_KV_BYTES, int(available_memory() * KV_SHARE)))
-        words += ["--kv-cache-memory", f"{size >> 20}MiB"]
-    return words
+    kv_bytes = min(MOST_KV_BYTES, max(LEAST_KV_BYTES, int(available_memory() * KV_SHARE)))
+    defaults = {
+        "threads": str(max(1, num_cores() // len(ROLES))),
+        "kv_cache_memory": f"{kv_bytes >> 20}MiB",
+        "max_num_batched_tokens": str(STEP_TOKENS),
+    }
+    missing = {name: value for name, value in defaults.items() if not hasattr(args, name)}
+    return [word for name, value in missing.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 
 def given_words(args: argparse.Namespace) -> list[str]:

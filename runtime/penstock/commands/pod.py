@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import ipaddress
 import re
 import socket
 from pathlib import Path
 
-from penstock.config import EngineConfig, ServerConfig
+from penstock.config import EngineConfig, ServerConfig, is_loopback
 from penstock.errors import ConfigError
 from penstock.internal.credentials import ClusterKeys
 
@@ -80,11 +79,3 @@ def check_address(field: str, address: str) -> None:
     found = ADDRESS.fullmatch(address)
     if found is None or not 1 <= int(found["port"]) <= 65535:
         raise ConfigError(field, f"{address!r} is not host:port")
-
-
-def is_loopback(host: str) -> bool:
-    """True for an address that only this machine reaches."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import socket
 import tempfile
+import time
 from pathlib import Path
 
 import setproctitle
@@ -21,7 +22,7 @@ from penstock.internal.credentials import ClusterKeys
 from penstock.logs import configure
 from penstock.router.config import ListenerConfig, RouterConfig
 from penstock.router.launch import Launch
-from penstock.router.main import build_sources
+from penstock.router.sources import build_sources
 from penstock.router.supervisor import Supervisor
 from penstock.router.tenants import Tenants
 from penstock.router.tls import Certificate
@@ -52,9 +53,9 @@ def run(args: argparse.Namespace) -> int:
     config = build_config(args, RouterConfig)
     if config.pods.decode is None:
         raise ConfigError("decode", "which pods? give their internal addresses: --decode host:port,… or file:PATH")
+    check_files(config)
     setproctitle.setproctitle("penstock:route")
     configure("route", envs.log_level())
-    check_files(config)
     listener = bind(config.listener)
     launch = Launch(config=config, run_dir=tempfile.mkdtemp(prefix="penstock-route-"))
     lists = [f"decode {config.pods.decode}"] + ([f"prefill {config.pods.prefill}"] if config.pods.prefill else [])
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 def check_files(config: RouterConfig) -> None:
     """Raise `ConfigError` for files and lists that the workers could not use."""
-    build_sources(config)
+    build_sources(config.pods, time.monotonic)
     key_file, keys_file, settings = config.pods.cluster_key_file, config.tenants.api_keys_file, config.listener
     keys = ClusterKeys(None if key_file is None else Path(key_file))
     Tenants(None if keys_file is None else Path(keys_file), envs.api_keys(), keys)

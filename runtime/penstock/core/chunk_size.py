@@ -4,6 +4,8 @@ from __future__ import annotations
 
 SMOOTHING = 0.3  # weight of the newest measurement
 MIN_CHUNK = 32  # tokens; below this a long prompt would pay mostly per-step overhead
+LONGEST_STEP = 2.5  # seconds, also while nobody decodes: what is silent for long is taken for dead
+FIRST_CHUNK = 512  # tokens, while nothing is measured and nobody decodes
 
 
 class ChunkSize:
@@ -17,11 +19,11 @@ class ChunkSize:
 
     def limit(self, has_decodes: bool) -> int:
         """Most prompt tokens for the next step."""
-        if not (has_decodes and self._target):
-            return self._max_tokens
+        is_smooth = has_decodes and bool(self._target)
         if not self._chunk_token:
-            return min(self._max_tokens, 4 * MIN_CHUNK)
-        tokens = int((self._target - self._decode_step) / self._chunk_token)
+            return min(self._max_tokens, 4 * MIN_CHUNK if is_smooth else FIRST_CHUNK)
+        seconds = self._target - self._decode_step if is_smooth else LONGEST_STEP
+        tokens = int(seconds / self._chunk_token)
         return max(MIN_CHUNK, min(self._max_tokens, tokens))
 
     def observe(self, num_chunk_tokens: int, num_decodes: int, elapsed: float) -> None:

@@ -85,8 +85,9 @@ class Sharing:
 
         Raises `PenstockError` with the worker's line if it cannot.
         """
-        if self._table is None or executor.transfer is None:
+        if self._table is None:
             return None
+        assert executor.transfer is not None, "the worker was not told that it moves KV blocks"
         line = WorkerLine(executor.transfer)
         try:
             answer = line.first(ATTACH_SECONDS)

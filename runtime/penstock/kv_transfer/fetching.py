@@ -19,9 +19,6 @@ from penstock.kv_transfer.puller import EndArrival
 from penstock.kv_transfer.switchboard import Order
 from penstock.logs import event
 
-PATIENCE = 2.0  # times the predicted seconds that a peer may take to compute something …
-LONGEST_PATIENCE = 20.0  # … but at most this: with the stall time, below what makes an engine count as stuck
-
 _log = logging.getLogger(__name__)
 
 
@@ -136,7 +133,7 @@ class Fetching:
                 priority=request.priority,
             ),
             blocks=blocks,
-            patience=min(LONGEST_PATIENCE, PATIENCE * choice.seconds),
+            predicted=choice.seconds,
         )
 
     def ended(self, end: EndArrival, at: float, counts: TransferCounts) -> None:

@@ -9,7 +9,6 @@ import zmq
 from penstock.engine.messages import LendNews, Strike
 from penstock.wire import encode
 
-
 LINGER_MS = 100
 
 

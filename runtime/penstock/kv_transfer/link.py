@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from penstock.errors import PenstockError
 from penstock.kv_transfer.lender import News
 from penstock.kv_transfer.messages import TransferInput
 from penstock.kv_transfer.peer import PeerView
@@ -74,6 +75,8 @@ class Link:
 
     def take(self) -> list[Happened]:
         """What happened since, in order; raises if the thread has failed."""
+        if isinstance(self._failure, PenstockError):
+            raise self._failure
         if self._failure is not None:
             raise RuntimeError("the connector's thread failed") from self._failure
         return [self._inbox.popleft() for _ in range(len(self._inbox))]
@@ -129,6 +132,8 @@ class Link:
             self._end()
 
     def _fail(self, error: BaseException) -> None:
+        while isinstance(error, BaseExceptionGroup):  # of a task group: one of them came first
+            error = error.exceptions[0]
         self._failure = self._failure or error
         if self._wake is not None:
             self._wake()

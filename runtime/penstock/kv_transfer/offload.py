@@ -74,7 +74,7 @@ class OffloadTier:
 
     def take_dropped(self) -> list[bytes]:
         """What neither tier holds any more, since the last call."""
-        dropped, self._dropped = [name for name in self._dropped if name not in self], []
+        dropped, self._dropped = [name for name in dict.fromkeys(self._dropped) if name not in self], []
         return dropped
 
     def close(self) -> None:

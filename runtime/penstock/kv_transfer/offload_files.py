@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import struct
 from collections import OrderedDict
 from contextlib import suppress
@@ -24,6 +25,7 @@ from penstock.logs import event
 ENDING = ".penstock-kv"
 HEADER = struct.Struct("<8s16sQI")  # mark, hash, bytes of the block, CRC-32 of hash and block
 MARK = b"PNSTKV01"
+DIGITS = re.compile("[0-9a-f]{32}")  # of a hash
 LOCK_FILE = ".penstock-kv-lock"
 
 _log = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ class FileTier:
         self._folder, self._prefix, self._block_bytes = folder, f"{fingerprint}-", block_bytes
         self._max_files = max_bytes // (HEADER.size + block_bytes)
         self._is_failing = False
+        if not self._max_files:
+            raise ConfigError("kv_offload_file_bytes", f"{max_bytes:,} bytes hold no block of {block_bytes:,} bytes")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -61,8 +65,6 @@ class FileTier:
         while self._held and len(self._held) >= self._max_files:
             dropped.append(next(iter(self._held)))
             self.drop(dropped[-1])
-        if not self._max_files:
-            return dropped
         path = self._path(name)
         beside = path.with_suffix(".part" + ENDING)
         try:
@@ -143,9 +145,5 @@ class FileTier:
     def _name_of(self, file: str) -> bytes | None:
         """The hash in a file's name; None if it is of another fingerprint, or unfinished."""
         digits = file.removesuffix(ENDING).removeprefix(self._prefix)
-        if not file.startswith(self._prefix) or len(digits) % 2 or not digits.isalnum() or not digits.islower():
-            return None
-        try:
-            return bytes.fromhex(digits)
-        except ValueError:
-            return None
+        is_ours = file.startswith(self._prefix) and DIGITS.fullmatch(digits)
+        return bytes.fromhex(digits) if is_ours else None

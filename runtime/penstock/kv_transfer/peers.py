@@ -68,6 +68,7 @@ class Peers:
         self._wanted, self._keys, self._http, self._events, self._clock = wanted, keys, http, events, clock
         self._peers: dict[str, Peer] = {}  # by address
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._nameless: set[str] = set()  # names that have no address at present
         self._numbers = itertools.count(1)
 
     async def run(self) -> None:
@@ -121,8 +122,12 @@ class Peers:
             found = await asyncio.get_running_loop().getaddrinfo(
                 host.strip("[]"), int(port), type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
             )
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            if name not in self._nameless:
+                self._nameless.add(name)
+                event(_log, "peer.unknown", level=logging.WARNING, address=name, why=getattr(error, "strerror", None) or error)
             return [peer.address for peer in self._peers.values() if name in peer.names]
+        self._nameless.discard(name)
         addresses = [address_of(str(at[0]), int(at[1])) for *_, at in found]
         for peer in self._peers.values():
             if name in peer.names and peer.address not in addresses:
@@ -171,6 +176,8 @@ class Peers:
         self._check(peer, load)
         if peer.endpoint is not None and peer.endpoint.session != load.session:
             self._lose(peer, PeerState.DOWN, "its engine began anew", is_death=True)
+        elif peer.endpoint is not None and not load.ready and not load.draining:
+            self._lose(peer, PeerState.DOWN, "its engine died", is_death=True)
         peer.load = load
         if peer.number is None and load.ready and now >= peer.retry_at:
             await self._meet(peer, load)

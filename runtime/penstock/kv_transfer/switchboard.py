@@ -14,6 +14,7 @@ import numpy as np
 from penstock.core.plan import Ints
 from penstock.core.request import RequestKey
 from penstock.engine.messages import LendNews, Strike
+from penstock.errors import PenstockError
 from penstock.internal.credentials import ClusterKeys
 from penstock.internal.protocol import RENEW_PATH, Announcement, Computed, KvEndpoint, PrefillCall, Renewal
 from penstock.kv_transfer import messages
@@ -30,6 +31,7 @@ from penstock.logs import event
 from penstock.wire import encode
 
 TICK_SECONDS = 0.1
+PATIENCE = (2.0, 4.0)  # times the stall time
 RENEW_SECONDS = 2.0  # what a renewal may take
 SUSPICION_SECONDS = 3.0  # a peer that dies so soon after a transfer failed was dying then
 
@@ -57,7 +59,7 @@ class Order:
     address: str  # … or, if 0, the pod that somebody named
     call: PrefillCall
     blocks: list[int]  # where it goes
-    patience: float  # seconds
+    predicted: float  # seconds that it should take; 0: unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +100,10 @@ class Switchboard:
         self._suspects: list[tuple[float, int, RequestKey]] = []  # (until, peer, request)
 
     async def serve(self, opened: Callable[[], None]) -> None:
-        """Work until cancelled; calls `opened` when the other methods may be called. Raises if the worker goes."""
+        """Work until cancelled; calls `opened` when the other methods may be called.
+
+        Raises `PenstockError` if the worker's transfer thread ends.
+        """
         await self._line.open()
         connector = aiohttp.TCPConnector(limit=0)
         try:
@@ -111,7 +116,7 @@ class Switchboard:
                 tasks.create_task(self._tick())
                 opened()
                 await self._line.run(self._take)
-                raise EOFError("the worker's transfer thread is gone")
+                raise PenstockError("the worker's transfer thread is gone")
         finally:
             self._line.close()
             self._front_ends.close()
@@ -161,12 +166,20 @@ class Switchboard:
             order.blocks,
             now,
             num_remote_blocks=peer.endpoint.num_blocks,
-            patience=order.patience,
+            patience=self._patience(order.predicted),
         )
         try:
             await call_prefill(self._http, peer, self._keys, order.call, now, lambda news: self._hear(number, news))
         except CallLost as error:
             self._do(self._puller.call_lost(number, str(error), is_death=error.is_death))
+
+    def _patience(self, predicted: float) -> float:
+        """Seconds beyond the stall time that a peer may take to compute something.
+
+        Its machine may be busy, and if it has died its polls say so; but this engine must not look stuck meanwhile.
+        """
+        shortest, longest = (times * self._setup.stall_seconds for times in PATIENCE)
+        return max(shortest, min(longest, 2 * predicted))
 
     async def _find(self, order: Order) -> Peer:
         if self._peers is None:
@@ -226,6 +239,8 @@ class Switchboard:
                 self._pulled(message)
             case messages.Checksums(call=call, values=values):
                 self._announcer.take(call, values)
+            case messages.Unattached(why=why):
+                raise PenstockError(f"the worker cannot move KV blocks any more: {why}")
             case messages.LeaseReturned() | messages.Fetched() | messages.Stored():
                 self._post(Happened(at=self._clock(), what=message))
 

@@ -33,9 +33,9 @@ class Tier:
         self._fetches: set[int] = set()
 
     @property
-    def num_stores(self) -> int:
-        """Copies under way."""
-        return len(self._stores)
+    def is_fetching(self) -> bool:
+        """True while anything is on its way from the tier."""
+        return bool(self._fetches)
 
     def match(self, hashes: list[bytes], start: int, number: int, spare: int) -> bool:
         """Begin arrival `number` with what the tier has of `hashes` from `start` (not cached) on; False if nothing."""

@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,9 +31,15 @@ _log = logging.getLogger(__name__)
 class TransferThread(threading.Thread):
     """Runs from `start` until the other side closes the socket. `attach` gives it the memory."""
 
-    def __init__(self, connection: socket.socket, config: TransferConfig, launch: TransferLaunch) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        config: TransferConfig,
+        launch: TransferLaunch,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(name="transfer", daemon=True)  # a worker that fails to load must not wait for it
-        self._channel, self._config, self._launch = Channel(connection), config, launch
+        self._channel, self._config, self._launch, self._clock = Channel(connection), config, launch, clock
         self._memory: NDArray[np.uint8] | None = None
         self._has_memory = threading.Event()
 
@@ -55,9 +62,9 @@ class TransferThread(threading.Thread):
             self._channel.close()
 
     def _serve(self) -> None:
-        config, launch, begin = self._config, self._launch, time.monotonic()
+        config, launch, begin = self._config, self._launch, self._clock()
         agent = NixlAgent(import_nixl(), f"penstock-{launch.session}") if config.role != "both" else None
-        loaded = time.monotonic()
+        loaded = self._clock()
         self._has_memory.wait()
         memory = self._memory
         assert memory is not None, "attached without memory"
@@ -71,7 +78,7 @@ class TransferThread(threading.Thread):
                 leases,
                 session=launch.session,
                 fingerprint=launch.fingerprint,
-                clock=time.monotonic,
+                clock=self._clock,
             )
         attached = Attached(endpoint=mover.describe() if mover else None, stored=tier.names if tier else [])
         self._channel.send(encode(attached))
@@ -82,7 +89,7 @@ class TransferThread(threading.Thread):
             mover=mover,
             tier=tier,
             stall_seconds=config.kv_stall_seconds,
-            clock=time.monotonic,
+            clock=self._clock,
         )
         try:
             server.serve()

@@ -109,9 +109,9 @@ class Transfers:
         """See `KVConnector`."""
         for happened in self._link.take() if self._link.has_news else ():
             self._take_in(happened)
-        if self.has_leases and self._lender is not None:
+        if self._lender is not None:
             self._tell(self._lender.expire(self._clock()))
-            if is_stuck:
+            if is_stuck and not (self._tier is not None and self._tier.is_fetching):
                 self._tell(self._lender.give_way())
 
     def computed(self, ended: Collection[RequestKey]) -> None:
@@ -158,6 +158,8 @@ class Transfers:
                 self._tell(self._lender.returned(lease, epoch))
             case Fetched() if self._tier is not None:
                 self._tier.fetched(what)
+                if self._lender is not None:
+                    self._tell(self._lender.advance(happened.at))
             case Stored() if self._tier is not None:
                 self._tier.stored(what)
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from penstock.router.upstream import Call
 
 MAX_FAILURES = 2  # polls without an answer, in a row
-MAX_STALLED = 8.0  # seconds without a step while there is work
+MAX_STALLED = 20.0  # seconds without a step while there is work; steps are made to take 2.5 on an idle machine
+HOPELESS = 60.0  # … after which even what the pod has is told to others
 NEVER = float("-inf")
 
 
@@ -51,7 +52,7 @@ class Endpoint:
         load = self.load
         if self.refusal:
             return State.REFUSED
-        if load is None or self.failure or load.stalled > MAX_STALLED:
+        if load is None or self.failure or self.is_stalled:
             return State.DOWN
         if load.draining or not self.is_listed:
             return State.DRAINING
@@ -62,8 +63,18 @@ class Endpoint:
         """Why it cannot be used, if it is refused or down."""
         if self.refusal or self.failure:
             return self.refusal or self.failure
-        load = self.load
-        return f"no step for {load.stalled:.0f} s" if load is not None and load.stalled > MAX_STALLED else ""
+        return "the engine makes no steps" if self.is_stalled else ""
+
+    @property
+    def is_stalled(self) -> bool:
+        """True if it answers, but its engine makes no progress: it hangs, or has a very long step."""
+        return self.load is not None and self.load.stalled > MAX_STALLED
+
+    @property
+    def is_lost(self) -> bool:
+        """True if nothing more is to be hoped of the requests that it has."""
+        is_hopeless = self.load is not None and self.load.stalled > HOPELESS
+        return self.state is State.REFUSED or (self.state is State.DOWN and (bool(self.failure) or is_hopeless))
 
     @property
     def is_known(self) -> bool:
@@ -90,6 +101,16 @@ class Endpoint:
         """End all calls to it, so that their requests go elsewhere."""
         for call in list(self.calls):
             call.break_off(why)
+
+    def leave_stalled(self) -> None:
+        """End the calls to it whose requests have not left a stalled pod before.
+
+        A request that makes engines hang takes two of them at most, and one whose steps are just long stays at the
+        second pod.
+        """
+        for call in list(self.calls):
+            if call.may_leave:
+                call.leave()
 
     def candidate(self, num_own: int, now: float) -> Candidate:
         """It as one that could get a request; `num_own`: requests of ours there, over all workers."""

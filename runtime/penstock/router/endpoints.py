@@ -67,10 +67,13 @@ class EndpointTable:
     def settle(self) -> None:
         """Draw the conclusions from what was learnt."""
         judge(sorted(self, key=lambda one: (one.role, one.address)))
+        is_up = self.is_up
         for endpoint in self:
             state = endpoint.state
-            if state in (State.DOWN, State.REFUSED) and endpoint.calls:
+            if endpoint.calls and endpoint.is_lost:
                 endpoint.break_calls(endpoint.why)
+            elif endpoint.calls and endpoint.is_stalled and is_up:
+                endpoint.leave_stalled()
             if self._seen.get(endpoint.address) != (state, endpoint.why):
                 self._note(endpoint, state)
         serving = next((one.load for one in self if one.load is not None and not one.refusal and one.load.model), None)

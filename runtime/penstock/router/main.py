@@ -36,7 +36,7 @@ from penstock.router.ledger import Ledger
 from penstock.router.metrics import Metrics
 from penstock.router.service import Service
 from penstock.router.siblings import Siblings
-from penstock.router.sources import Source
+from penstock.router.sources import build_sources
 from penstock.router.tenants import Tenants
 from penstock.router.tls import CHECK_SECONDS, Certificate
 from penstock.router.upstream import Upstream
@@ -82,7 +82,7 @@ def build_service(config: RouterConfig, *, folder: Path | None = None, slot: int
     return Service(
         config=config,
         table=table,
-        watch=Watch(table, build_sources(config), keys=keys, ledger=ledger, clock=clock),
+        watch=Watch(table, build_sources(config.pods, clock), keys=keys, ledger=ledger, clock=clock),
         door=Door(table, ledger, config.admission, config.tenants, clock=clock, num_workers=num_workers),
         tenants=tenants,
         metrics=Metrics(table, ledger, folder=folder, slot=slot),
@@ -95,14 +95,6 @@ def build_service(config: RouterConfig, *, folder: Path | None = None, slot: int
         siblings=Siblings(folder if num_workers > 1 else None, slot, num_workers),
         clock=clock,
     )
-
-
-def build_sources(config: RouterConfig) -> list[tuple[str, Source]]:
-    """Where the pods are. Raises `ConfigError` for a list that is empty or wrong."""
-    sources = [("decode", Source("decode", config.pods.decode or "", time.monotonic))]
-    if config.pods.prefill is not None:
-        sources.append(("prefill", Source("prefill", config.pods.prefill, time.monotonic)))
-    return sources
 
 
 def build_server(

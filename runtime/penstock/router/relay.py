@@ -17,7 +17,7 @@ from penstock.router.endpoint import Endpoint
 from penstock.router.glance import Glance
 from penstock.router.resume import Journal
 from penstock.router.service import Service
-from penstock.router.upstream import Call, Head, Lost
+from penstock.router.upstream import Call, Head, Lost, Stalled
 from penstock.server.exchange import JSON, ClientGone, Headers
 
 FULL_SECONDS = 0.5  # how long a pod that refused for lack of room is left alone
@@ -70,6 +70,7 @@ class Relay:
         self._waited = 0.0  # seconds at the door
         self._added = 0.0  # seconds of our own work
         self._has_answered = False
+        self._has_left = False  # a pod that stalled
         self._error: RequestError | None = None  # somebody ended it with this
 
     async def run(self) -> None:
@@ -125,7 +126,7 @@ class Relay:
             service.metrics.count_resume()
         if self._journal.num_attempts == 1:
             self._added = service.clock() - self._began - self._waited
-        self._call = call = Call(service.upstream, endpoint)
+        self._call = call = Call(service.upstream, endpoint, may_leave=not self._has_left)
         try:
             head = await call.open(told)
             if head.status != 200:
@@ -226,12 +227,13 @@ class Relay:
         event(
             _log,
             "request.lost",
-            level=logging.WARNING,
+            level=logging.DEBUG,  # a pod that dies loses many at once, and says so in one line
             request_id=self._sink.request_id,
             address=endpoint.address,
             why=str(loss),
         )
         self._lose(endpoint)
+        self._has_left = self._has_left or isinstance(loss, Stalled)
         if is_death:
             self._service.metrics.count_loss()
             self._journal.count_death()

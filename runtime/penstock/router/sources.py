@@ -13,6 +13,7 @@ from pathlib import Path
 
 from penstock.errors import ConfigError
 from penstock.logs import event
+from penstock.router.config import PodsConfig
 
 RESOLVE_SECONDS = 3.0  # how often names are looked up
 FILE_PREFIX = "file:"
@@ -118,3 +119,9 @@ class NamedFile:
             lines = [line.partition("#")[0].strip() for line in self._path.read_text(errors="replace").splitlines()]
             self._addresses = [parse_address(self._field, line) for line in lines if line]
             self._stamp = stamp
+
+
+def build_sources(pods: PodsConfig, clock: Callable[[], float]) -> list[tuple[str, Source]]:
+    """Roles, and where their pods are. Raises `ConfigError` for a list that is empty or wrong."""
+    lists = {"decode": pods.decode or "", "prefill": pods.prefill}
+    return [(role, Source(role, text, clock)) for role, text in lists.items() if text is not None]

@@ -28,6 +28,13 @@ class Lost(Exception):
         self.is_death = is_death
 
 
+class Stalled(Lost):
+    """The pod is there, but its engine makes no steps."""
+
+    def __init__(self) -> None:
+        super().__init__("the engine makes no steps", is_death=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """How a pod's answer begins."""
@@ -62,10 +69,12 @@ class Upstream:
 class Call:
     """One call, from `open` to `close`."""
 
-    def __init__(self, upstream: Upstream, endpoint: Endpoint) -> None:
+    def __init__(self, upstream: Upstream, endpoint: Endpoint, *, may_leave: bool = False) -> None:
+        """`may_leave`: it is to end when the pod stalls."""
         self.waiting_since: float | None = None  # seconds; None: nobody waits for the pod
+        self.may_leave = may_leave
         self._upstream, self._endpoint = upstream, endpoint
-        self._why: str | None = None  # broken off
+        self._end: Lost | None = None  # it was broken off
         self._reply: aiohttp.ClientResponse | None = None
         self._opening: asyncio.Timeout | None = None
         endpoint.calls.add(self)
@@ -85,11 +94,11 @@ class Call:
         url = f"http://{self._endpoint.address}{ROUTE_PATH}"
         try:
             async with asyncio.timeout(None) as self._opening:
-                if self._why is not None:
-                    raise Lost(self._why, is_death=False)
+                if self._end is not None:
+                    raise self._end
                 self._reply = await upstream.session.post(url, data=body, headers=headers, allow_redirects=False)
         except TimeoutError:
-            raise Lost(self._why or "broken off", is_death=True) from None
+            raise self._end or Lost("broken off", is_death=True) from None
         except aiohttp.ClientConnectorError as error:
             self._endpoint.take_failure(f"cannot connect: {error.os_error.strerror}", is_certain=True)
             raise Lost("cannot connect", is_death=False) from None
@@ -105,13 +114,13 @@ class Call:
         """What has come, at least a byte; nothing at the end. Raises `Lost`."""
         reply = self._reply
         assert reply is not None, "read before open"
-        if self._why is not None:
-            raise Lost(self._why, is_death=True)
+        if self._end is not None:
+            raise self._end
         self.waiting_since = self._upstream.clock()
         try:
             data: bytes = await reply.content.readany()
         except (aiohttp.ClientError, OSError) as error:
-            raise Lost(self._why or f"connection lost: {type(error).__name__}", is_death=True) from None
+            raise self._end or Lost(f"connection lost: {type(error).__name__}", is_death=True) from None
         finally:
             self.waiting_since = None
         return data
@@ -133,9 +142,16 @@ class Call:
 
     def break_off(self, why: str) -> None:
         """End it from outside: whoever waits for it gets `Lost` at once, whoever reads later gets it then."""
-        if self._why is not None:
+        self._break(Lost(why, is_death=True))
+
+    def leave(self) -> None:
+        """End it because the pod stalls: whoever waits for it gets `Stalled`."""
+        self._break(Stalled())
+
+    def _break(self, end: Lost) -> None:
+        if self._end is not None:
             return
-        self._why = why
+        self._end = end
         if self._reply is not None:
             self._reply.close()
         elif self._opening is not None:

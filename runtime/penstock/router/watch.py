@@ -144,7 +144,7 @@ class Watch:
             endpoint.take_failure(f"no answer within {POLL_TIMEOUT:.0f} s")
         except aiohttp.ClientConnectorError as error:
             endpoint.take_failure(f"cannot connect: {error.os_error.strerror or error.os_error}", is_certain=True)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, msgspec.DecodeError, OSError, ValueError) as error:
             endpoint.take_failure(f"does not answer like a pod: {str(error)[:200] or type(error).__name__}")
         else:
             num_own = max(num_before, self._ledger.count(endpoint.address))

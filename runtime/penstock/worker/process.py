@@ -40,7 +40,7 @@ def main(words: Sequence[str]) -> int:
     configure(f"worker-{launch.rank}", envs.log_level())
     transfer = None
     if launch.transfer is not None:
-        envs.quiet_nixl()
+        envs.prepare_nixl(is_local=launch.config.moves_kv_locally)
         connection = socket.socket(fileno=arguments.transfer_fd)
         transfer = TransferThread(connection, launch.config.transfer, launch.transfer)
         transfer.start()  # it loads NIXL while the model is loaded

@@ -19,12 +19,12 @@ FRAMES: Headers = [(b"content-type", CONTENT_TYPE), (b"cache-control", b"no-cach
 class RoutedExchange(PodExchange):
     """Looks to a handler like any other exchange with a client. What fails before the first frame is an HTTP error."""
 
-    __slots__ = ("_beat", "_deaths", "_has_shown", "_is_ended", "_is_quiet", "_lock", "_record", "is_moved", "outer")
+    __slots__ = ("_asides", "_beat", "_has_shown", "_is_ended", "_lock", "_record", "_written_at", "is_moved", "outer")
 
     def __init__(self, outer: PodExchange, call: RoutedCall) -> None:
         """`outer` brought the call. Raises `InvalidRequest` for records that are none."""
         super().__init__(
-            outer.scope, outer._receive, outer.forward, request_id=outer.request_id, started_at=outer.started_at
+            outer.scope, outer._receive, outer._send, request_id=outer.request_id, started_at=outer.started_at
         )
         self.outer = outer
         self.salt, self.body = call.salt, call.body
@@ -32,17 +32,17 @@ class RoutedExchange(PodExchange):
         self.is_moved = False  # given up, for another pod to go on
         self._has_shown = False  # the client has seen something, here or from the pod before
         self._is_ended = False
-        self._is_quiet = True  # nothing was sent since the last beat
+        self._written_at = asyncio.get_running_loop().time()  # when the last frame was
         self._record = b""  # of what is sent next
         self._lock = asyncio.Lock()
-        self._beat: asyncio.Task[None] | None = None
-        self._deaths: set[asyncio.Task[None]] = set()
+        self._beat: asyncio.TimerHandle | None = None
+        self._asides: set[asyncio.Task[None]] = set()  # frames on their way that are no part of the answer
 
     def recording(self, take: TakeDeltas, origin: Origin, requests: Sequence[Request]) -> TakeDeltas:
         """From now on every list of deltas goes out with its record, and a heartbeat when there is none."""
         is_head_told = self.story is not None and self.story.head is not None
         scribe = Scribe(origin, requests, is_head_told=is_head_told)
-        self._beat = asyncio.ensure_future(self._keep_beating())
+        self._keep_beating()
 
         async def take_and_record(deltas: Sequence[OutputDelta]) -> None:
             self._record = scribe.write(deltas)
@@ -54,9 +54,7 @@ class RoutedExchange(PodExchange):
 
     def note_death(self) -> None:
         """Tell the router, which counts over all pods."""
-        task = asyncio.ensure_future(self._write(FrameKind.DEATH))
-        self._deaths.add(task)
-        task.add_done_callback(self._deaths.discard)
+        self._write_aside(FrameKind.DEATH)
 
     async def move(self) -> None:
         """Give the request up, unharmed, for another pod to go on."""
@@ -114,19 +112,25 @@ class RoutedExchange(PodExchange):
                 return
             if kind == FrameKind.EVENT:
                 record, self._record = self._record, b""
-            self._is_ended, self._is_quiet = kind >= FrameKind.MOVED, False
+            self._is_ended, self._written_at = kind >= FrameKind.MOVED, asyncio.get_running_loop().time()
             if self.status is None:
                 await self._start(200, FRAMES)
             data = Frame(kind, record, payload).to_bytes()
             await self._send({"type": "http.response.body", "body": data, "more_body": not self._is_ended})
 
-    async def _keep_beating(self) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS / 2)
-            if self._is_quiet:
-                await self._write(FrameKind.HEARTBEAT)
-            self._is_quiet = True
+    def _write_aside(self, kind: FrameKind) -> None:
+        task = asyncio.ensure_future(self._write(kind))
+        self._asides.add(task)
+        task.add_done_callback(self._asides.discard)
+
+    def _keep_beating(self) -> None:
+        """A timer costs a fraction of a task that sleeps, and there is one for every answer."""
+        loop = asyncio.get_running_loop()
+        due_in = self._written_at + HEARTBEAT_SECONDS - loop.time()
+        if due_in <= 0.0 and not self._lock.locked():  # else a slow reader has enough before it
+            self._write_aside(FrameKind.HEARTBEAT)
+        self._beat = loop.call_later(due_in if due_in > 0.0 else HEARTBEAT_SECONDS, self._keep_beating)
 
     async def _start(self, status: int, headers: Headers) -> None:
-        self.status = status  # whoever forwards it adds the request id
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self.outer.status = status
+        await super()._start(status, headers)
