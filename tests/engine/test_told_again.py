@@ -10,9 +10,10 @@ import pytest
 from penstock.engine.client import EngineClient
 from penstock.engine.drain_flag import DrainFlag
 from penstock.engine.lend_stream import LendStream
-from penstock.engine.messages import ClientBatch, EngineDown, LendNews, Strike
+from penstock.engine.messages import ClientBatch, EngineDown
 from penstock.errors import Overloaded
 from penstock.internal.protocol import Computed, Ended, Granted
+from penstock.kv_transfer.front_end_messages import LendNews, Strike
 from penstock.sampling.params import SamplingParams
 from support.lives import PROMPTS, build_launch, build_llm, collect, lives_of, reference, submit, tokens_of, until
 

@@ -10,6 +10,7 @@ from support.fleet_service import running
 
 def pytest_addoption(parser):
     parser.addoption("--faults", action="store_true", help="run the fault tests, which take many minutes")
+    parser.addoption("--rounds", type=int, default=20, help="rolling restarts")
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -228,6 +228,15 @@ async def test_many_prompts_at_once_are_all_right_wherever_they_are_computed(pod
     await all_is_given_back(*pods)
 
 
+async def test_a_decode_pod_that_is_nearly_full_takes_what_fits_and_all_ends_well(tmp_path):
+    async with pair_of_pods(tmp_path, num_blocks=(512, 90)) as (prefill, decode):
+        prompts = [[n, *PROMPT[: 100 + 10 * n]] for n in range(10)]
+        answers = await asyncio.gather(*(answer(decode, prompt, name=f"r{n}") for n, prompt in enumerate(prompts)))
+        assert answers == [reference(prompt, 12) for prompt in prompts]
+        assert decode.stats.num_fallbacks == 0
+        await all_is_given_back(prefill, decode)
+
+
 async def test_a_worker_whose_transfer_thread_ends_ends_the_engine(tmp_path):
     async with pair_of_pods(tmp_path) as (_, decode):
         decode.life.worker._channel._socket.shutdown(socket.SHUT_RDWR)
@@ -238,7 +247,7 @@ async def test_a_worker_whose_transfer_thread_ends_ends_the_engine(tmp_path):
 
 async def test_an_urgent_prompt_that_finds_no_room_gets_that_of_one_that_cannot_go_on(tmp_path):
     scheduler = SLOW | {"policy": "priority", "max_skip_ahead": 0}
-    slow = {"scheduler": scheduler, "step_time": 0.05, "num_blocks": 60}
+    slow = {"scheduler": scheduler, "step_time": 0.05, "num_blocks": (60, 512)}
     async with pair_of_pods(tmp_path, decode={"kv_stall_seconds": 30.0}, **slow) as (prefill, decode):
         prompts = [[n, *PROMPT] for n in range(2)]
         params = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)

@@ -26,7 +26,8 @@ def test_a_long_prompt_goes_to_an_idle_peer_of_an_idle_pod():
 
 
 def test_the_first_long_prompt_goes_to_a_peer_although_nothing_is_measured_yet():
-    assert build_decider().choose(need(rate=0.0), [candidate(rate=0.0, link=0.0)], 0.0).peer == 1
+    choice = build_decider().choose(need(rate=0.0), [candidate(rate=0.0, link=0.0)], 0.0)
+    assert (choice.peer, choice.seconds) == (1, 0.0), "there is nothing to learn from how wrong a guess was"
 
 
 def test_a_short_prompt_stays():
@@ -77,6 +78,14 @@ def test_a_peer_that_fails_is_left_alone_for_longer_and_longer_and_forgiven_by_s
     decider.succeeded(1, 1.0, 1.0, now)
     decider.failed(1, now)
     assert decider.choose(need(), [candidate()], now + FIRST_PAUSE).why == "remote"
+
+
+def test_a_success_that_nobody_predicted_forgives_too_and_teaches_nothing():
+    decider = build_decider()
+    for _ in range(3):
+        decider.failed(1, 0.0)
+        decider.succeeded(1, 0.0, 100.0, 0.0)
+    assert decider.choose(need(), [candidate()], FIRST_PAUSE).why == "remote"
 
 
 def test_a_peer_that_is_slower_than_predicted_is_believed_less_and_that_is_forgotten():

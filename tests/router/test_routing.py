@@ -185,6 +185,7 @@ async def test_a_pod_that_is_silent_is_left_within_ten_seconds():
         began = asyncio.get_running_loop().time()
         assert await site.stream("silent", max_tokens=10) == whole
         assert 7 < asyncio.get_running_loop().time() - began < 10
+        assert [call.num_deaths for pod in site.pods for call in pod.calls if call.records] == [0]
 
 
 async def test_the_streams_of_a_pod_that_answers_no_poll_move():

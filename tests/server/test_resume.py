@@ -25,7 +25,7 @@ BODIES = {
     "logprobs": (COMPLETIONS, {"prompt": TEXT, "max_tokens": 6, "logprobs": 3}),
     "echo": (COMPLETIONS, {"prompt": TEXT, "max_tokens": 6, "echo": True, "logprobs": 2, "n": 2}),
     "prompt logprobs": (CHAT, {"messages": MESSAGES, "max_tokens": 6, "prompt_logprobs": 2}),
-    "characters": (COMPLETIONS, {"prompt": "é🦊ü🦊é🦊", "max_tokens": 30} | USAGE),
+    "characters": (COMPLETIONS, {"prompt": "é🦊ü🦊", "max_tokens": 14} | USAGE),
 }
 
 

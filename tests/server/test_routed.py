@@ -209,12 +209,12 @@ async def test_a_resumed_request_is_not_refused_for_a_full_queue():
 
 
 async def test_what_is_not_done_shortly_before_the_end_of_the_grace_period_moves(tmp_path):
-    async with open_site(shutdown_grace=0.4) as site, open_site() as other:
-        site.engine.pause = other.engine.pause = 0.005
-        whole = payload_of(await route(other, COMPLETIONS, {**LONG, "max_tokens": 200}))
+    async with open_site(shutdown_grace=0.2) as site, open_site() as other:
+        site.engine.pause = 0.005
+        whole = payload_of(await route(other, COMPLETIONS, {**LONG, "max_tokens": 120}))
         public = asyncio.create_task(site.post(COMPLETIONS, **LONG))
         frames = []
-        async with routing(site, call_of(COMPLETIONS, {**LONG, "max_tokens": 200})) as reply:
+        async with routing(site, call_of(COMPLETIONS, {**LONG, "max_tokens": 120})) as reply:
             async for frame in frames_of(reply):
                 frames.append(frame)
                 if len(frames) == 5:
@@ -223,7 +223,7 @@ async def test_what_is_not_done_shortly_before_the_end_of_the_grace_period_moves
         await draining
         assert "shutting down" in (await public).text  # nobody can take that one over
         assert await site.metric("penstock_requests_moved_total") == 1
-        rest = await route(other, COMPLETIONS, {**LONG, "max_tokens": 200}, [frame.record for frame in frames])
+        rest = await route(other, COMPLETIONS, {**LONG, "max_tokens": 120}, [frame.record for frame in frames])
         assert payload_of(frames + rest).count(b"data: ") == whole.count(b"data: ")
         assert await other.metric("penstock_requests_resumed_total") == 1
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from penstock.core.request import RequestKey
+from penstock.kv_transfer.messages import LeaseReturned
+from penstock.kv_transfer.switchboard import Happened, Order
 from simulation.pods import LEASE_SECONDS, Call, DecodePod, PrefillPod, Read, checksum
 from simulation.routing import Client
 from simulation.world import World
@@ -30,11 +32,13 @@ def possible(world: World) -> list[Event]:
         if pod.is_stopped or pod.is_dead:
             continue
         if pod.can_schedule:
-            found += [(schedule, pod)] * (1 if pod.is_stuck else 3)
+            found += [(schedule, pod)] * (1 if pod.num_barren > 1 else 3)
         if pod.device.is_busy:
             found += [(work, pod)] * 3
         if pod.results:
             found += [(apply, pod)] * 3
+        if pod.link.inbox:
+            found += [(wake, pod)] * 2
     for read in decode.reads.values():
         if read.is_delayed:
             found.append((resume, read))
@@ -43,7 +47,8 @@ def possible(world: World) -> list[Event]:
     if not decode.is_stopped:
         audible = [call for call in decode.calls.values() if call.sent or call.is_ended_there]
         found += [(resume if call.is_delayed else hear, call) for call in audible] * 2
-        found += [(take_inbox, None)] * 2 if decode.inbox else []
+        found += [(begin_fetch, order) for order in decode.link.orders] * 2
+        found += [(cancel, number) for number in decode.link.cancelled]
         found += [(lose_peer, life) for life in world.lost_peers]
         found += [(send_note, note) for note in decode.returns]
         found += [(send_hang_up, call) for call in decode.hang_ups]
@@ -76,7 +81,7 @@ def relay(world: World, client: Client) -> None:
     handle = client.handle
     world.router.relay(client, world.now)
     if handle is not None and not client.has_place:  # the router closes the connection
-        world.decode.scheduler.abort([RequestKey(0, handle)])
+        world.decode.abort(RequestKey(0, handle))
 
 
 def lose_stream(world: World, client: Client) -> None:
@@ -100,15 +105,17 @@ def pass_time(world: World, seconds: float) -> None:
     world.now += seconds
     world.router.expire(world.now)
     if not world.prefill.is_stopped and not world.prefill.is_dead:
-        world.prefill.tell(world.prefill.lender.expire(world.now))
+        world.prefill.wake()
     if not world.decode.is_stopped:
         world.decode.act(world.decode.puller.tick(world.now))
 
 
 def schedule(world: World, pod: DecodePod | PrefillPod) -> None:
     pod.schedule()
-    if pod.is_stuck and isinstance(pod, PrefillPod):
-        pod.tell(pod.lender.give_way())
+
+
+def wake(world: World, pod: DecodePod | PrefillPod) -> None:
+    pod.wake()
 
 
 def work(world: World, pod: DecodePod | PrefillPod) -> None:
@@ -116,10 +123,9 @@ def work(world: World, pod: DecodePod | PrefillPod) -> None:
 
 
 def apply(world: World, pod: DecodePod | PrefillPod) -> None:
-    if isinstance(pod, PrefillPod):
-        pod.take_result(world.now)
-        return
     applied = pod.apply()
+    if isinstance(pod, PrefillPod):
+        return
     columns = (applied.handles.tolist(), applied.token_ids.tolist(), applied.finish.tolist())
     for handle, token, finish in zip(*columns, strict=True):
         world.clients[handle].send_token(token, is_last=bool(finish))
@@ -143,12 +149,22 @@ def resume(world: World, it: Call | Read) -> None:
     it.is_delayed = world.random.random() < 0.9
 
 
-def take_inbox(world: World, _: None) -> None:
-    world.decode.take_inbox()
+def begin_fetch(world: World, order: Order) -> None:
+    world.begin_fetch(order)
+
+
+def cancel(world: World, number: int) -> None:
+    """The connector's thread hears that nobody wants an arrival any more."""
+    link = world.decode.link
+    if any(order.number == number for order in link.orders):
+        return  # orders come first
+    link.cancelled.remove(number)
+    world.decode.act(world.decode.puller.cancel(number))
 
 
 def lose_peer(world: World, life: int) -> None:
     world.lost_peers.remove(life)
+    world.decode.link.views = tuple(view for view in world.decode.link.views if view.peer != life)
     world.decode.act(world.decode.puller.peer_lost(life, "it died", is_death=True))
 
 
@@ -232,7 +248,7 @@ def take_note(world: World, each) -> None:
     world.notes.remove(each)
     pod, lease, epoch = each
     if not pod.is_dead:
-        pod.tell(pod.lender.returned(lease, epoch))
+        pod.link.inbox.append(Happened(at=world.now, what=LeaseReturned(lease=lease, epoch=epoch)))
 
 
 def take_renewal(world: World, each) -> None:
@@ -243,3 +259,4 @@ def take_renewal(world: World, each) -> None:
 
 def restart_prefill(world: World, _: None) -> None:
     world.prefill = world.build_prefill(world.prefill.life + 1)
+    world.decode.know(world.prefill)

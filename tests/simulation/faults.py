@@ -54,8 +54,8 @@ def kill_front_end(world: World, _: None) -> None:
     for call in pod.calls.values():
         call.is_ended_there = True
     pod.calls.clear()
-    pod.lender.closed_client(0)
     pod.scheduler.abort_client(0)
+    pod.transfers.finished_client(0)
 
 
 def kill_decode(world: World, _: None) -> None:
@@ -86,7 +86,7 @@ def move(world: World, client: Client) -> None:
     """The decode pod gives a request up, as it does when it is drained."""
     if world.decode.is_stopped or client.produced == client.told.answer:
         return
-    world.decode.scheduler.abort([RequestKey(0, client.handle)])
+    world.decode.abort(RequestKey(0, client.handle))
     client.send(FrameKind.MOVED)
     client.is_cut = True
 
@@ -150,11 +150,9 @@ def drop_renewal(world: World, each) -> None:
 
 
 def abort(world: World, client: Client) -> None:
-    """A client leaves; what is fetched for it may still be of use to others, or not."""
+    """A client leaves."""
     if world.decode.is_stopped:
         return
     if client.has_place and not client.is_cut:
-        world.decode.scheduler.abort([RequestKey(0, client.handle)])
-        if client.fetch and world.random.random() < 0.8:
-            world.decode.act(world.decode.puller.cancel(client.fetch))
+        world.decode.abort(RequestKey(0, client.handle))
     world.router.leave(client)

@@ -53,11 +53,25 @@ def told(family: int, length: int, max_tokens: int, salt: str) -> Told:
 
 
 @cache
-def prefill_of(family: int, num_blocks: int, salt: str) -> Told:
-    """What the prefill pod makes of the first blocks of a prompt: a request for one token."""
-    return told(family, num_blocks * BLOCK_SIZE, 1, salt)
+def prefill_of(token_ids: bytes, root: bytes) -> Told:
+    """What the prefill pod makes of a call: a request for one token after these whole blocks."""
+    tokens = np.frombuffer(token_ids, dtype="<i4").tolist()
+    hashes, contents = hash_blocks(root, np.array(tokens, dtype=np.int32), BLOCK_SIZE), contents_of(tokens)
+    request = Request(
+        client=0,
+        handle=0,
+        request_id="p",
+        prompt_ids=token_ids,
+        block_hashes=b"".join(hashes),
+        root_hash=root,
+        sampling=SamplingParams(max_tokens=1, temperature=0.0, seed=0),
+        stop_ids=(),
+        max_total=len(tokens) + 1,
+    )
+    parts = {name: contents[i * BLOCK_SIZE : (i + 1) * BLOCK_SIZE] for i, name in enumerate(hashes)}
+    return Told(request=request, hashes=hashes, answer=[], contents=parts)
 
 
-def named(request: Request, handle: int, arrival: float) -> Request:
+def named(request: Request, handle: int, arrival: float, **changes) -> Request:
     """The request under a handle of its own."""
-    return msgspec.structs.replace(request, handle=handle, arrival=arrival)
+    return msgspec.structs.replace(request, handle=handle, arrival=arrival, **changes)

@@ -36,7 +36,6 @@ class Client:
     reader: FrameReader = field(default_factory=FrameReader)
     is_cut: bool = False  # nothing follows what is in the stream
     produced: list[int] = field(default_factory=list)  # what the pod's front-end knows
-    fetch: int = 0
 
     @property
     def has_place(self) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 
@@ -58,6 +59,7 @@ def name_of(target: object) -> str:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)
     first, *count = map(int, sys.argv[1:])
     if count:
         for seed in range(first, first + count[0]):

@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
+from penstock.core.kv.block_hash import root_hash
 from penstock.core.request import RequestKey
 from penstock.internal.frames import FrameKind, FrameReader
+from penstock.kv_transfer.switchboard import Order
 from simulation.device import BLOCK_SIZE, int32
-from simulation.pods import Call, DecodePod, PrefillPod
-from simulation.prompts import named, prefill_of, told
+from simulation.pods import PEER_NAME, Call, DecodePod, PrefillPod
+from simulation.prompts import named, prefill_of, prompt_of, told
 from simulation.routing import RECORD, Client, Router
 
 
@@ -22,7 +24,7 @@ class Settings:
     """What worlds are like; the last ones break one on purpose."""
 
     max_requests: int = 4
-    num_events: int = 70  # before the faults end
+    num_events: int = 60  # before the faults end
     fault_rates: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1)  # of all events; a world draws one
     visits: tuple[int, ...] = (0, 0, 2, 6)  # calls of another decode pod; a world draws one
     checksum_shares: tuple[float, ...] = (0.0, 0.3, 1.0)
@@ -48,10 +50,11 @@ class World:
         self.num_to_ask = random.randint(1, settings.max_requests)
         self.router = Router(random)
         self.clients: dict[int, Client] = {}  # by the handle of a request at the engine
-        self.num_fetches = self.num_handles = 0
+        self.num_calls = self.num_handles = 0
         self.num_visits = random.choice(settings.visits)  # calls of another decode pod that are to come
         self.contents: dict[bytes, list[int]] = {}  # what a block of that name must hold
-        self.prefill, self.decode = self.build_prefill(1), self.build_decode()
+        self.prefill = self.build_prefill(1)
+        self.decode = self.build_decode()
         # on their way
         self.calls: list[Call] = []
         self.hang_ups: list[tuple[PrefillPod, RequestKey]] = []
@@ -62,13 +65,15 @@ class World:
         self.renewed_at = 0.0
 
     def build_prefill(self, life: int) -> PrefillPod:
-        pod = PrefillPod(life, self.random, self.checksum_share, *self.shapes[0])
+        pod = PrefillPod(life, self.random, lambda: self.now, self.checksum_share, *self.shapes[0])
         if not self.settings.clears_words:
             pod.words.end = lambda row: None
         return pod
 
     def build_decode(self) -> DecodePod:
-        pod = DecodePod(*self.shapes[1])
+        pod = DecodePod(lambda: self.now, *self.shapes[1])
+        if not self.prefill.is_dead:
+            pod.know(self.prefill)
         pod.keeps_busy_blocks = self.settings.keeps_busy_blocks
         return pod
 
@@ -95,33 +100,38 @@ class World:
         if records and records[-1][1]:
             client.send(FrameKind.END)
             return
-        if not client.journal.num_deaths and self.random.random() < 0.85:
-            self._fetch(client)
         self.tell_engine(client)
 
     def tell_engine(self, client: Client) -> None:
         """The pod's front-end tells its engine a request, with what is known of its answer."""
         assert client.handle is not None
         self.clients[client.handle] = client
-        self.decode.scheduler.add(named(client.told.request, client.handle, self.now), int32(client.produced))
+        changes = {
+            "is_remote_prefill_allowed": not client.journal.num_deaths,
+            "prefiller": PEER_NAME if self.random.random() < 0.5 else "",
+        }
+        request = named(client.told.request, client.handle, self.now, **changes)
+        self.decode.add(request, int32(client.produced))
 
-    def _fetch(self, client: Client) -> None:
-        family, length, salt = client.kind
-        if num_blocks := (length - 1) // BLOCK_SIZE:
-            self.num_fetches += 1
-            made = prefill_of(family, num_blocks, salt)
-            self.contents |= made.contents
-            if (call := self.decode.begin_fetch(self.num_fetches, self.prefill, made, self.now)) is not None:
-                self.calls.append(call)
-                client.fetch = call.number
+    def begin_fetch(self, order: Order) -> None:
+        """The connector's thread takes an order of the step loop."""
+        self.decode.link.orders.remove(order)
+        if order.peer not in self.decode.sources:
+            self.decode.abandon(order)
+            return
+        made = prefill_of(order.call.token_ids, order.call.root_hash)
+        self.contents |= made.contents
+        self.num_calls += 1
+        self.calls.append(self.decode.begin(order, made, self.num_calls))
 
     def visit(self) -> None:
         """Another decode pod calls the prefill pod, of which nothing else is simulated."""
         self.num_visits -= 1
-        self.num_fetches += 1
-        made = prefill_of(self.random.randrange(3), self.random.randint(2, 5), self.random.choice("ab"))
+        self.num_calls += 1
+        prompt = prompt_of(self.random.randrange(3), BLOCK_SIZE * self.random.randint(2, 5))
+        made = prefill_of(int32(prompt), root_hash(self.random.choice("ab")))
         self.contents |= made.contents
-        self.visitors.append(Call(self.num_fetches, self.prefill, made, 0))
+        self.visitors.append(Call(0, self.num_calls, self.prefill, made, 0))
         self.prefill.take(self.visitors[-1], self.now)
 
     @property
@@ -137,7 +147,8 @@ class World:
             or self.num_to_ask
             or self.router.open
         )
-        held = decode.reads or decode.calls or decode.returns or decode.hang_ups or decode.inbox or prefill.calls
+        held = decode.reads or decode.calls or decode.returns or decode.hang_ups or prefill.calls
+        held = held or decode.link.orders or decode.link.cancelled or decode.link.inbox or prefill.link.inbox
         are_busy = any(pod.scheduler.has_work or pod.is_dead or pod.is_stopped for pod in (decode, prefill))
         return not (on_the_way or held or are_busy or prefill.lender.num_leases)
 

@@ -18,11 +18,11 @@ from penstock.internal.fleet import FLEET_PATH
 from penstock.internal.protocol import LOAD_PATH
 from support.fleet_program import Keeper, Program
 from support.history import History, pod_problems
-from support.serving import free_port, wait_for
+from support.serving import free_port
 
 WORKER = ("--dtype", "float32", "--threads", "1", "--kv-cache-memory", "256MiB", "--served-model-name", "m")
 TRANSFER = ("--kv-checksums", "1")
-START_SECONDS = 90.0
+START_SECONDS = 120.0
 NUM_TENANTS = 1000
 QUIET_SECONDS = 15.0  # within which an idle service has given everything back
 
@@ -102,6 +102,7 @@ class Plan:
     router_words: Sequence[str] = ()
     prefillers: Sequence[str] | None = None  # other addresses for decode pods to ask than those of the prefill pods
     settings: Mapping[str, str] = field(default_factory=dict)  # of the pods' environment
+    refused: Sequence[str] = ()  # names of pods that the router does not take
 
 
 class Service:
@@ -175,15 +176,20 @@ class Service:
     def is_settled(self) -> bool:
         """Every program serves, and the router knows."""
         try:
-            states = [endpoint["state"] for endpoint in self.fleet()["endpoints"]]
+            states = {endpoint["name"]: endpoint["state"] for endpoint in self.fleet()["endpoints"]}
         except (OSError, ValueError):
             return False
         is_up = all(pod.is_ready for pod in self.pods) and all(status(url + "/readyz") == 200 for url in self.urls)
-        return is_up and states == ["ready"] * len(self.pods)
+        return is_up and states == {
+            pod.name: "refused" if pod.name in self.plan.refused else "ready" for pod in self.pods
+        }
 
     def wait_settled(self) -> None:
         """`settle`, for those who have no event loop."""
-        wait_for(lambda: self.is_settled, START_SECONDS, self.tails())
+        began = time.monotonic()
+        while not self.is_settled:
+            assert time.monotonic() - began < START_SECONDS, f"the service does not settle:\n{self.tails()}"
+            time.sleep(0.1)
 
     async def settle(self, seconds: float = START_SECONDS) -> float:
         """Wait until it is settled; returns how long that took."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 
 import httpx
 
+import penstock
 from penstock.router.config import RouterConfig
 from penstock.router.main import build_server, build_service
 from penstock.router.service import Service
@@ -103,7 +104,7 @@ async def open_router(
 ) -> AsyncIterator[RouterSite]:
     """A router in front of these pods."""
     addresses = decode or ",".join(f"127.0.0.1:{pod.port}" for pod in pods)
-    service = build_service(build_router_config(decode=addresses, **values))
+    service = build_service(build_router_config(decode=addresses, **values), version=penstock.__version__)
     await service.watch.start()
     server = build_server(service)
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)

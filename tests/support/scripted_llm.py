@@ -21,12 +21,12 @@ from penstock.engine.messages import (
     EngineInput,
     EngineOutput,
     EngineReady,
-    LendNews,
     PromptLogprobsOf,
     SchedulerStats,
     StepOutputs,
 )
 from penstock.internal.protocol import Announcement, KvEndpoint
+from penstock.kv_transfer.front_end_messages import LendNews
 from support.embedded_text import embedded_spec, embedded_tokenizer
 
 CONTEXT = 512

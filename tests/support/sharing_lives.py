@@ -167,15 +167,15 @@ class SharingPod:
 
 
 @asynccontextmanager
-async def pair_of_pods(folder, *, prefill=None, decode=None, scheduler=None, num_blocks=NUM_BLOCKS, **options):
-    """A prefill pod, and a decode pod that knows it; `scheduler` and `num_blocks` are the prefill pod's."""
+async def pair_of_pods(folder, *, prefill=None, decode=None, scheduler=None, num_blocks=(NUM_BLOCKS,) * 2, **options):
+    """A prefill pod, and a decode pod that knows it; `num_blocks` are of the two, `scheduler` is the first one's."""
     fabric = Fabric()
     async with AsyncExitStack() as stack:
         one = SharingPod(folder / "prefill", fabric, scheduler=scheduler, role="prefill", **(prefill or {}))
         stack.push_async_callback(one.stop)
-        await one.start(num_blocks=num_blocks, **options)
+        await one.start(num_blocks=num_blocks[0], **options)
         two = SharingPod(folder / "decode", fabric, role="decode", prefillers=one.peer.address, **(decode or {}))
         stack.push_async_callback(two.stop)
-        await two.start(**options)
+        await two.start(num_blocks=num_blocks[1], **options)
         await two.until(lambda: two.life.sharing._link.views)
         yield one, two

@@ -43,11 +43,25 @@ def test_both_sides_may_send_more_than_the_buffers_hold(ends: tuple[Channel, Cha
     assert received == [large]
 
 
+def test_what_a_send_had_to_read_is_ready_afterwards(ends: tuple[Channel, Channel]):
+    large = bytes(20 << 20)
+    assert ends[0].receive_ready() == []
+    thread = threading.Thread(target=lambda: [ends[1].send(b"early"), ends[1].receive()], daemon=True)
+    thread.start()
+    ends[0].send(large)
+    thread.join(timeout=10)
+    assert ends[0].receive_ready() == [b"early"]
+    assert ends[0].receive_ready() == []
+    assert ends[1].receive_ready() == []
+
+
 def test_a_closed_side_is_an_end_of_file(ends: tuple[Channel, Channel]):
     ends[0].send(b"last words")
     ends[0].close()
     assert ends[1].receive() == b"last words"
     with pytest.raises(EOFError):
         ends[1].receive()
+    with pytest.raises(EOFError):
+        ends[1].receive_ready()
     with pytest.raises(EOFError):
         ends[1].send(bytes(1 << 20))

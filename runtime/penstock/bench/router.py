@@ -31,7 +31,7 @@ SHARE = 0.8  # of saturation, at which latency is measured
 LATEST = 0.25  # seconds: 99 % of the events are younger than this, or the router is saturated
 FIRST_RATE, GROWTH, NUM_BISECTIONS = 40.0, 1.5, 3
 MUST = {"p50": 2.0, "p99": 10.0}  # milliseconds
-LONG_EVENTS, LONG_PACE = 20, 0.4  # of each of the streams that run at once
+LONG_EVENTS, LONG_PACE = 30, 0.4  # of each of the streams that run at once
 RAMP_SECONDS = 3.0  # in which they begin
 
 

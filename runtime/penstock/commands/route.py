@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     setproctitle.setproctitle("penstock:route")
     configure("route", envs.log_level())
     listener = bind(config.listener)
-    launch = Launch(config=config, run_dir=tempfile.mkdtemp(prefix="penstock-route-"))
+    launch = Launch(config=config, version=penstock.__version__, run_dir=tempfile.mkdtemp(prefix="penstock-route-"))
     lists = [f"decode {config.pods.decode}"] + ([f"prefill {config.pods.prefill}"] if config.pods.prefill else [])
     print(f"Penstock {penstock.__version__}: routing to {', '.join(lists)}", flush=True)
 

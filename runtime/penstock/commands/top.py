@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 TIMEOUT = 10.0  # seconds
-BAR_WIDTH = 12  # characters
+BAR_WIDTH = 8  # characters
 STATE_COLOURS = {"ready": "green", "draining": "yellow", "loading": "yellow", "down": "red", "refused": "red"}
-HEADINGS = ("pod", "role", "state", "running", "waiting", "queued tokens", "KV cache", "tokens/s", "transfers")
-TRANSFER_HEADINGS = ("MB/s", "MB", "failed", "fallbacks")
+HEADINGS = ("pod", "role", "state", "running", "waiting", "queued", "KV cache", "tokens/s")
+TRANSFER_HEADINGS = ("transfers", "MB/s", "failed", "fallbacks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ def watch(url: str, interval: float) -> int:
 
 
 def view(url: str, before: Snapshot, after: Snapshot) -> RenderableType:
-    """The whole picture: a line about the service, a row for each pod, a line about the router."""
+    """The whole picture: a line about the service, a row for each pod, what is wrong with pods, the router's totals."""
     from rich.console import Group
     from rich.text import Text
 
@@ -131,8 +131,9 @@ def view(url: str, before: Snapshot, after: Snapshot) -> RenderableType:
     head = (
         f"{url}   {num_ready} of {len(endpoints)} pods ready   {tokens:,.0f} tokens/s   {moved / 1e6:,.1f} MB/s moved"
     )
+    troubles = (Text(f"{each.name or each.url}: {each.why}", style="red") for each in endpoints if each.why)
     router = (Text(line) for line in router_lines(before, after))
-    return Group(Text(head, style="bold"), table_of(endpoints, rates), *router)
+    return Group(Text(head, style="bold"), table_of(endpoints, rates), *troubles, *router)
 
 
 def table_of(endpoints: list[FleetEndpoint], rates: dict[str, Rates]) -> Table:
@@ -146,13 +147,10 @@ def table_of(endpoints: list[FleetEndpoint], rates: dict[str, Rates]) -> Table:
         table.add_column(heading, justify="left" if is_word else "right", no_wrap=True)
     for endpoint in endpoints:
         rate, totals = rates[endpoint.url], endpoint.transfers
-        state = Text(endpoint.state, style=STATE_COLOURS.get(endpoint.state, ""))
-        if endpoint.why:
-            state.append(f" {endpoint.why}", style="dim")
         table.add_row(
             endpoint.name or endpoint.url,
             endpoint.role,
-            state,
+            Text(endpoint.state, style=STATE_COLOURS.get(endpoint.state, "")),
             f"{endpoint.running:,}",
             f"{endpoint.waiting:,}",
             f"{endpoint.queued_tokens:,}",
@@ -160,7 +158,6 @@ def table_of(endpoints: list[FleetEndpoint], rates: dict[str, Rates]) -> Table:
             f"{rate.tokens:,.0f}",
             f"{totals.count:,} ({rate.transfers:,.1f}/s)",
             f"{rate.bytes / 1e6:,.1f}",
-            f"{totals.bytes / 1e6:,.0f}",
             f"{totals.failed:,}",
             f"{totals.fallbacks:,}",
         )
@@ -168,7 +165,7 @@ def table_of(endpoints: list[FleetEndpoint], rates: dict[str, Rates]) -> Table:
 
 
 def bar(share: float) -> str:
-    """`████░░░░░░░░  33 %`."""
+    """`███░░░░░  33 %`."""
     filled = round(min(1.0, max(0.0, share)) * BAR_WIDTH)
     return f"{'█' * filled}{'░' * (BAR_WIDTH - filled)} {share * 100:3.0f} %"
 

@@ -23,13 +23,13 @@ from penstock.engine.messages import (
     EngineDown,
     EngineOutput,
     EngineReady,
-    LendNews,
     SchedulerStats,
     StepOutputs,
 )
 from penstock.engine.output import OutputDelta, OutputProcessor
 from penstock.engine.output_stream import OutputStream
 from penstock.errors import Overloaded
+from penstock.kv_transfer.front_end_messages import LendNews
 from penstock.logs import event
 from penstock.models.spec import ModelSpec
 from penstock.tokenizer import Tokenizer
@@ -280,7 +280,7 @@ class AsyncLLM:
         now = self._clock()
         if outputs.stats is not None:
             self.stats = outputs.stats
-            self._progress.saw_counter(outputs.stats.num_steps + outputs.stats.num_announced, now)
+            self._progress.saw_counter(outputs.stats.num_steps + outputs.stats.num_waits, now)
             if self.on_stats is not None:
                 self.on_stats()
         if len(outputs.handles):

@@ -54,7 +54,7 @@ class EngineCore:
         self._rate = PrefillRate()
         self._connector: KVConnector = connect(self.scheduler, self._rate) if connect else NoConnector()
         self._num_barren = 0  # attempts in a row that planned nothing while nothing was in flight
-        self._num_steps = 0
+        self._num_steps = self._num_waits = 0
         self._integrity_failures = 0
 
     def add(self, request: Request, output_ids: bytes = b"", lend_from: int | None = None) -> None:
@@ -102,6 +102,7 @@ class EngineCore:
             num_prompt_tokens = int(plan.num_tokens[plan.num_tokens > 1].sum())
             self._in_flight.append((self._executor.submit(plan), num_prompt_tokens))
         self._num_barren = 0 if self._in_flight else self._num_barren + 1
+        self._num_waits += not self._in_flight and self.scheduler.tickets.has_arrivals
         if not self._in_flight or (plan is not None and len(self._in_flight) < self._executor.depth):
             return {}
         handle, num_prompt_tokens = self._in_flight.popleft()
@@ -147,7 +148,7 @@ class EngineCore:
             num_pulled_bytes=moved.num_pulled_bytes,
             num_failed_pulls=moved.num_failed_pulls,
             num_fallbacks=moved.num_fallbacks,
-            num_announced=moved.num_announced,
+            num_waits=self._num_waits,
         )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from penstock.engine.messages import LendNews
 from penstock.internal.protocol import Announcement, Ended
+from penstock.kv_transfer.front_end_messages import LendNews
 
 
 class LendStream:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from penstock.core.plan import TokenLogprobs
 from penstock.core.request import Request
-from penstock.internal.protocol import Announcement, KvEndpoint
+from penstock.internal.protocol import KvEndpoint
+from penstock.kv_transfer.front_end_messages import LendNews, Strike
 
 
 class AddRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +73,9 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     num_pulled_bytes: int = 0
     num_failed_pulls: int = 0  # … and that did not
     num_fallbacks: int = 0  # requests that were prefilled here, wholly or in part, because a transfer failed
-    num_announced: int = 0  # blocks that peers have computed for this pod: progress, though no step of ours
+    num_waits: int = (
+        0  # turns without a step because blocks were on their way: progress too, it has its own time limits
+    )
 
 
 class PromptLogprobsOf(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -98,21 +101,6 @@ class StepOutputs(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     logprobs: TokenLogprobs | None = None  # its `index` points into the columns above
     prompt_logprobs: tuple[PromptLogprobsOf, ...] = ()
     stats: SchedulerStats | None = None
-
-
-class LendNews(msgspec.Struct, frozen=True, kw_only=True, tag="lend"):
-    """What a peer is to be told of the blocks that are held for it. None: the lease is over, nothing will follow."""
-
-    epoch: int
-    handle: int
-    news: Announcement | None
-
-
-class Strike(msgspec.Struct, frozen=True, kw_only=True, tag="strike"):
-    """A prefill pod's engine died while it worked on this request: it counts like a death of our own."""
-
-    epoch: int
-    handle: int
 
 
 EngineInput = ClientBatch | ClientHello

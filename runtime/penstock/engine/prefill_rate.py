@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+LEAST_TOKENS = 64  # a step with fewer tells what a step costs, not what a token does
 FADING_SECONDS = 10.0  # of computing, after which a measurement counts for a third
 
 
@@ -15,8 +16,8 @@ class PrefillRate:
         self._seconds = 0.0
 
     def observe(self, num_tokens: int, seconds: float) -> None:
-        """A step computed so many prompt tokens; steps without any are ignored."""
-        if num_tokens:
+        """A step computed so many prompt tokens; steps with hardly any are ignored."""
+        if num_tokens >= LEAST_TOKENS:
             fading = math.exp(-seconds / FADING_SECONDS)
             self._tokens = self._tokens * fading + num_tokens
             self._seconds = self._seconds * fading + seconds

@@ -20,6 +20,7 @@ from penstock.kv_transfer.connector import KVConnector
 from penstock.kv_transfer.decider import Decider
 from penstock.kv_transfer.fetching import Fetching, Kind
 from penstock.kv_transfer.fingerprint import fingerprint_of
+from penstock.kv_transfer.lease_table import FILE as LEASE_FILE
 from penstock.kv_transfer.lease_table import LeaseTable
 from penstock.kv_transfer.lender import Lender
 from penstock.kv_transfer.link import Link
@@ -31,7 +32,6 @@ from penstock.kv_transfer.transfers import Transfers
 from penstock.kv_transfer.worker_line import WorkerLine
 from penstock.worker.executor import WORLD_SIZE, Capacity, ProcessExecutor
 
-LEASE_FILE = "leases"  # in the run folder
 ATTACH_SECONDS = 60.0
 
 

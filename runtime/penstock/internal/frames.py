@@ -32,6 +32,9 @@ class FrameKind(enum.IntEnum):
     ERROR = 5  # ends it too; the record is the HTTP status in decimal, the payload the JSON body or last events
 
 
+KINDS = tuple(FrameKind)  # by number, many times faster than the enum's own look-up
+
+
 class Frame(NamedTuple):
     """One frame."""
 
@@ -61,12 +64,12 @@ class FrameReader:
         frames, at, size = [], 0, len(data)
         while size - at >= HEAD.size:
             kind, num_record, num_payload = HEAD.unpack_from(data, at)
-            if kind > FrameKind.ERROR or num_record > LONGEST or num_payload > LONGEST:
+            if kind >= len(KINDS) or num_record > LONGEST or num_payload > LONGEST:
                 raise BrokenFrame(f"a frame of kind {kind} with {num_record:,} and {num_payload:,} bytes")
             middle = at + HEAD.size + num_record
             if size < middle + num_payload:
                 break
-            frames.append(Frame(FrameKind(kind), data[at + HEAD.size : middle], data[middle : middle + num_payload]))
+            frames.append(Frame(KINDS[kind], data[at + HEAD.size : middle], data[middle : middle + num_payload]))
             at = middle + num_payload
         self._pending = data[at:]
         return frames

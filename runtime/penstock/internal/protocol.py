@@ -48,7 +48,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     stalled: float  # seconds without a step while there was work
     running: int
     waiting: int
-    queued_tokens: int  # uncached prompt tokens of waiting requests
+    queued_tokens: int  # prompt tokens still to compute here, of waiting and of running requests
     prefill_rate: float | None  # tokens/s measured in steps with prompt chunks; None: nothing measured yet
     output_tokens: int  # generated in this pod's life
     kv_usage: float  # share of blocks held, 0 to 1
@@ -118,7 +118,7 @@ class Renewal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoutedCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A client's request as the router tells it to a pod: for the first time, or again with what was generated so far."""
+    """A client's request as the router tells it to a pod: for the first time, or again with what has been generated."""
 
     path: str  # /v1/completions or /v1/chat/completions
     body: bytes  # the client's, JSON

@@ -18,7 +18,6 @@ class TransferCounts:
     num_pulled_bytes: int = 0
     num_failed_pulls: int = 0
     num_fallbacks: int = 0
-    num_announced: int = 0  # blocks that peers have computed for us
     num_arriving_tokens: int = 0  # prompt tokens that wait but need not be computed here, now
 
 

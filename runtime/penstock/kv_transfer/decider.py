@@ -12,9 +12,9 @@ from dataclasses import dataclass
 GRACE_SECONDS = 0.25  # differences below this are noise
 ASSUMED_RATE = 1000.0  # tokens/s, of both sides while neither has measured its own
 SMOOTHING = 0.3  # weight of the newest measurement
-FORGET_SECONDS = 30.0  # after which half of what was learnt about a peer's slowness is forgotten
+FORGET_SECONDS = 5.0  # after which half of what was learnt about a peer's slowness is forgotten
 SLOW_FACTOR = 3.0  # later than this many times the prediction is as bad as a failure
-LONGEST_CORRECTION = 16.0
+LONGEST_CORRECTION = 4.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 64.0  # seconds without a peer that failed
 
 
@@ -45,7 +45,7 @@ class Choice:
 
     peer: int | None
     why: str  # one word: short, alone, paused, queue, cost; remote
-    seconds: float = 0.0  # predicted for the peer
+    seconds: float = 0.0  # predicted for the peer; 0: without measurements nothing is predicted
 
 
 @dataclass(slots=True)
@@ -87,11 +87,14 @@ class Decider:
             return Choice(peer=None, why="queue", seconds=cost)
         if cost > cost_here * self._slack + GRACE_SECONDS:
             return Choice(peer=None, why="cost", seconds=cost)
-        return Choice(peer=best.peer, why="remote", seconds=cost)
+        return Choice(peer=best.peer, why="remote", seconds=cost if best.rate else 0.0)
 
     def succeeded(self, peer: int, predicted: float, actual: float, now: float) -> None:
-        """A fetch that was predicted to take that long took this long."""
+        """A fetch that was predicted to take that long (0: nothing was predicted) took this long."""
         experience = self._of(peer)
+        if not predicted:
+            experience.num_failures = 0
+            return
         ratio = min(LONGEST_CORRECTION, max(actual, GRACE_SECONDS) / max(predicted, GRACE_SECONDS))
         before = experience.correction_at(now)
         experience.correction = before + SMOOTHING * (before * ratio - before)

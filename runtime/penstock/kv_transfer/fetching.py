@@ -48,7 +48,7 @@ class OpenFetch:
     key: RequestKey
     peer: int
     num_blocks: int
-    predicted: float  # seconds; 0: somebody else chose the peer
+    predicted: float  # seconds; 0: not at all
 
 
 class Known(Protocol):
@@ -143,8 +143,7 @@ class Fetching:
         self._fetched[fetch.key] = end.num_good
         if end.is_whole:
             counts.num_pulls += 1
-            if fetch.predicted:
-                self._decider.succeeded(fetch.peer, fetch.predicted, at - end.began, at)
+            self._decider.succeeded(fetch.peer, fetch.predicted, at - end.began, at)
         elif end.why:
             counts.num_failed_pulls += 1
             counts.num_fallbacks += 1

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import zmq
 
-from penstock.engine.messages import LendNews, Strike
+from penstock.kv_transfer.front_end_messages import LendNews, Strike
 from penstock.wire import encode
 
 LINGER_MS = 100

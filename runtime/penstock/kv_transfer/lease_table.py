@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROW = np.dtype([("epoch", "<u8"), ("renewed", "<f8")])
+FILE = "leases"  # its name in the run folder
 NUM_LEASES = 4096
 FREE = 0  # epoch of a row without a lease
 

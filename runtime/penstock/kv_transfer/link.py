@@ -64,11 +64,6 @@ class Link:
         """By all transfers that ended well."""
         return self._switchboard.num_pulled_bytes
 
-    @property
-    def num_announced_ever(self) -> int:
-        """Blocks that peers have computed for us."""
-        return self._switchboard.num_announced_ever
-
     def num_announced(self, number: int) -> int:
         """Blocks of an arrival that its peer has computed."""
         return self._switchboard.num_announced.get(number, 0)

@@ -9,9 +9,11 @@ agent is replaced, which closes its sockets, and peers are met anew at their nex
 from __future__ import annotations
 
 import logging
+import math
 import struct
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +28,7 @@ from penstock.logs import event
 
 WORD_BYTES = 8
 NUM_WORDS = 1024  # lease words that can be on their way at once
+MEND_SECONDS = 1.0  # between attempts to meet a peer again whose connection failed
 CUT_SECONDS = 60.0  # how long a READ from a peer that was left may take to end
 RETURNED = struct.Struct("<8sQQ")  # a notification: mark, lease, epoch
 MARK = b"penstock"
@@ -41,7 +44,9 @@ class Peer:
     blocks: Any  # NIXL's list of its blocks
     words: Any  # NIXL's list of its lease words
     reads: list[Read] = field(default_factory=list)  # begun; `unfinished` are not over
-    is_broken: bool = False  # a READ failed: to be met again before the next
+    is_broken: bool = False  # a READ failed: to be met again before the next …
+    mended_at: float = -math.inf  # … but not all the time
+    moved_at: float = -math.inf  # when a READ of any pull made progress
     left_at: float | None = None
 
     @property
@@ -75,6 +80,7 @@ class NixlMover:
         clock: Callable[[], float],
     ) -> None:
         """Raises `NixlError`."""
+        self.helper = ThreadPoolExecutor(1, "checksum")  # compares while more is READ; both let go of the interpreter
         self.num_dropped = 0  # notifications that were none of ours
         self._memory, self._leases = memory, leases
         self._session, self._fingerprint, self._clock = session, fingerprint, clock
@@ -219,6 +225,7 @@ class NixlMover:
 
     def close(self) -> None:
         """Cut everything off."""
+        self.helper.shutdown(cancel_futures=True)
         self._agent.close()
 
     def _add(self, endpoint: KvEndpoint) -> Peer:
@@ -250,8 +257,11 @@ class NixlMover:
 
     def _mend(self, peer: Peer) -> None:
         """Meet a peer again whose connection failed."""
+        if self._clock() - peer.mended_at < MEND_SECONDS:
+            raise NixlError("the connection to the peer failed")
         if peer.unfinished_after_poll():
             raise NixlError("the connection to the peer failed and READs from it are not over")
+        peer.mended_at = self._clock()
         self._agent.remove(peer.endpoint.agent, peer.blocks, peer.words)
         again = self._add(peer.endpoint)
         peer.blocks, peer.words, peer.is_broken = again.blocks, again.words, False

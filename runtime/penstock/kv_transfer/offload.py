@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from penstock.config import TransferConfig
 from penstock.errors import ConfigError
-from penstock.kv_transfer.checksum import named_checksum
+from penstock.kv_transfer.checksum import checksum_of
 from penstock.kv_transfer.offload_files import FileTier
 from penstock.kv_transfer.offload_memory import MemoryTier
 
@@ -49,7 +49,7 @@ class OffloadTier:
         else:
             if (oldest := self._memory.oldest) is not None:
                 self._evict(oldest)
-            self._memory.put(name, block, named_checksum(name, block))
+            self._memory.put(name, block, checksum_of(block))
             if self._files is not None:
                 self._unwritten[name] = None
 
@@ -59,7 +59,7 @@ class OffloadTier:
             held, checksum = self._memory.get(name)
             self._memory.touch(name)
             block[:] = held
-            if named_checksum(name, block) == checksum:
+            if checksum_of(block) == checksum:
                 return True
             self._memory.drop(name)
             self._unwritten.pop(name, None)

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import ConfigError
-from penstock.kv_transfer.checksum import named_checksum
+from penstock.kv_transfer.checksum import checksum_of
 from penstock.logs import event
 
 ENDING = ".penstock-kv"
-HEADER = struct.Struct("<8s16sQI")  # mark, hash, bytes of the block, CRC-32 of hash and block
+HEADER = struct.Struct("<8s16sQI")  # mark, hash, bytes of the block, its checksum
 MARK = b"PNSTKV01"
 DIGITS = re.compile("[0-9a-f]{32}")  # of a hash
 LOCK_FILE = ".penstock-kv-lock"
@@ -93,7 +93,7 @@ class FileTier:
         except OSError:
             count = 0
         is_whole = count == HEADER.size + self._block_bytes
-        if is_whole and HEADER.unpack(header) == (MARK, name, len(block), named_checksum(name, block)):
+        if is_whole and HEADER.unpack(header) == (MARK, name, len(block), checksum_of(block)):
             self._held.move_to_end(name)
             return True
         event(_log, "offload.damaged", level=logging.WARNING, file=str(path))

@@ -125,7 +125,7 @@ class Peers:
         except (OSError, ValueError) as error:
             if name not in self._nameless:
                 self._nameless.add(name)
-                event(_log, "peer.unknown", level=logging.WARNING, address=name, why=getattr(error, "strerror", None) or error)
+                event(_log, "peer.unknown", level=logging.WARNING, address=name, why=error)
             return [peer.address for peer in self._peers.values() if name in peer.names]
         self._nameless.discard(name)
         addresses = [address_of(str(at[0]), int(at[1])) for *_, at in found]

@@ -1,9 +1,10 @@
-"""One pull: READ the blocks, compare checksums, then READ the lease's word. It counts only if all three are right."""
+"""One pull: READ the blocks, and then the lease's word; compare checksums. It counts only if all are right."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from penstock.kv_transfer.checksum import checksum_of
 from penstock.kv_transfer.jobs import Job
@@ -11,8 +12,9 @@ from penstock.kv_transfer.messages import Pull, Pulled
 from penstock.kv_transfer.mover import NixlMover, Peer
 from penstock.kv_transfer.nixl import NixlError, Read
 
-SLICE_BYTES = 8 << 20  # READ in one call, which copies by itself where memory is shared: about a millisecond
-MAX_READS = 4  # slices on their way at once, so that a network never waits for us
+SLICE_BYTES = 4 << 20  # READ in one call: at 1 MB/s still something every four seconds …
+MAX_SLICE_BYTES = 32 << 20  # … and where memory is shared, so that the call does the copying, about four milliseconds
+MAX_READS = 4  # slices on their way from one peer at once: a network never waits for us, and pulls end in order
 
 
 class PullJob:
@@ -22,7 +24,8 @@ class PullJob:
         self._mover, self._order = mover, order
         self._stall_seconds, self._clock = stall_seconds, clock
         self._checksums = dict(order.checksums)  # position -> CRC-32
-        self._begun_at = self._moved_at = clock()
+        self._comparing: list[Future[str]] = []
+        self._begun_at = clock()
         self._why = ""
         self._is_given_up = False  # the engine core was told, before the READ was over
 
@@ -35,28 +38,33 @@ class PullJob:
         else:
             yield from self._read_blocks(peer)
             yield from self._read_word(peer)
+            yield from self._compare()
         num_bytes = 0 if self._why else len(self._order.local) * self._mover.block_bytes
         yield Pulled(pull=self._order.pull, why=self._why, num_bytes=num_bytes, seconds=self._clock() - self._begun_at)
 
     def _read_blocks(self, peer: Peer) -> Job:
-        order, width = self._order, max(1, SLICE_BYTES // self._mover.block_bytes)
-        starts = deque(range(0, len(order.local), width))
+        order, start, width = self._order, 0, SLICE_BYTES
         reads: deque[tuple[Read, range]] = deque()
-        while reads or (starts and not self._why):
+        while reads or (start < len(order.local) and not self._why):
             is_moving = False
-            if starts and not self._why and len(reads) < MAX_READS:
-                part = range(starts[0], min(starts.popleft() + width, len(order.local)))
-                local, remote = order.local[part.start : part.stop], order.remote[part.start : part.stop]
+            if start < len(order.local) and not self._why and len(peer.unfinished) < MAX_READS:
+                part = range(start, min(start + max(1, width // self._mover.block_bytes), len(order.local)))
+                local, remote = order.local[start : part.stop], order.remote[start : part.stop]
                 try:
-                    reads.append((self._mover.read_blocks(peer, local, remote), part))
+                    read = self._mover.read_blocks(peer, local, remote)
                 except NixlError as error:
                     self._why = str(error)
+                else:
+                    reads.append((read, part))
+                    start, is_moving = part.stop, True
+                    width = min(2 * width, MAX_SLICE_BYTES) if read.is_over else SLICE_BYTES
             while reads and reads[0][0].poll():
                 read, part = reads.popleft()
                 self._note(peer, read)
-                self._compare(part)  # at once: what was just copied is in the processor's cache
+                if self._checksums and not read.why:
+                    self._comparing.append(self._mover.helper.submit(self._compare_part, part))
                 is_moving = True
-            yield from self._progress(peer, is_moving)
+            yield from self._progress(peer, is_moving, is_reading=bool(reads))
 
     def _read_word(self, peer: Peer) -> Job:
         """Only now, when every READ of blocks is over."""
@@ -71,17 +79,26 @@ class PullJob:
             self._mover.free_word(word)
             return
         while not read.poll():
-            yield from self._progress(peer, False)
+            yield from self._progress(peer, False, is_reading=True)
         self._note(peer, read)
         if self._mover.free_word(word) != self._order.epoch:
             self._why = self._why or "the lease had ended before the READ had"
 
-    def _compare(self, part: range) -> None:
-        """Check the blocks of the sample among these positions."""
-        for position in [position for position in part if position in self._checksums]:
-            block = int(self._order.local[position])
-            if not self._why and checksum_of(self._mover.block(block)) != self._checksums[position]:
-                self._why = f"the checksum of block {int(self._order.remote[position])} is wrong"
+    def _compare(self) -> Job:
+        """Wait for the comparisons, which went on beside the READs."""
+        for comparing in self._comparing:
+            while not comparing.done():
+                yield False
+            self._why = self._why or comparing.result()
+
+    def _compare_part(self, part: range) -> str:
+        """Check the sample among these positions; returns what is wrong. On the helper's thread."""
+        for position in part:
+            if position in self._checksums:
+                block = self._mover.block(int(self._order.local[position]))
+                if checksum_of(block) != self._checksums[position]:
+                    return f"the checksum of block {int(self._order.remote[position])} is wrong"
+        return ""
 
     def _note(self, peer: Peer, read: Read) -> None:
         """Take note of how a READ ended."""
@@ -89,15 +106,16 @@ class PullJob:
             self._why = self._why or read.why
             peer.is_broken = True
 
-    def _progress(self, peer: Peer, is_moving: bool) -> Job:
+    def _progress(self, peer: Peer, is_moving: bool, *, is_reading: bool) -> Job:
         """Say how it goes; give up after too long without any progress, or when the peer is left."""
         now = self._clock()
-        self._moved_at = now if is_moving else self._moved_at
-        if now - self._moved_at > self._stall_seconds:
+        if is_moving:
+            peer.moved_at = now
+        if now - max(peer.moved_at, self._begun_at) > self._stall_seconds:
             self._why = self._why or f"no progress for {self._stall_seconds:g} seconds"
         elif peer.is_left:
             self._why = self._why or "the peer was left"
-        if self._why and not is_moving and not self._is_given_up:
+        if self._why and is_reading and not is_moving and not self._is_given_up:
             self._is_given_up = True
             yield Pulled(pull=self._order.pull, why=self._why, is_over=False)
         yield is_moving

@@ -13,12 +13,12 @@ import numpy as np
 
 from penstock.core.plan import Ints
 from penstock.core.request import RequestKey
-from penstock.engine.messages import LendNews, Strike
 from penstock.errors import PenstockError
 from penstock.internal.credentials import ClusterKeys
 from penstock.internal.protocol import RENEW_PATH, Announcement, Computed, KvEndpoint, PrefillCall, Renewal
 from penstock.kv_transfer import messages
 from penstock.kv_transfer.announcer import Announcer
+from penstock.kv_transfer.front_end_messages import LendNews, Strike
 from penstock.kv_transfer.front_ends import FrontEnds
 from penstock.kv_transfer.lender import News
 from penstock.kv_transfer.messages import TransferInput, TransferOutput
@@ -85,7 +85,6 @@ class Switchboard:
     ) -> None:
         self.views: tuple[PeerView, ...] = ()
         self.num_announced: dict[int, int] = {}  # arrival -> blocks
-        self.num_announced_ever = 0
         self.num_pulled_bytes = 0
         self._setup, self._keys, self._line, self._clock, self._post = setup, keys, line, clock, post
         self._puller = Puller(setup.stall_seconds)
@@ -200,7 +199,6 @@ class Switchboard:
     def _hear(self, number: int, announcement: Announcement) -> None:
         if isinstance(announcement, Computed) and number in self._puller:
             self.num_announced[number] = self.num_announced.get(number, 0) + len(announcement.blocks)
-            self.num_announced_ever += len(announcement.blocks)
         self._do(self._puller.announced(number, announcement, self._clock()))
 
     def _do(self, actions: Sequence[Action]) -> None:

@@ -72,9 +72,11 @@ class TransferServer:
         """Until the other side closes the channel, which raises `EOFError`; `NixlError` if NIXL cannot go on."""
         while True:
             pause = self._advance()
-            if select.select([self._channel], [], [], pause)[0]:
-                for data in self._channel.receive_ready():
-                    self._take(data)
+            messages = self._channel.receive_ready()
+            for data in messages:
+                self._take(data)
+            if not messages and pause != 0:
+                select.select([self._channel], [], [], pause)
 
     def close(self) -> None:
         """Cut off the peers, and let the tier finish."""

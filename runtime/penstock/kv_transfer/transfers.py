@@ -31,10 +31,6 @@ class StepSide(Protocol):
     def num_pulled_bytes(self) -> int:
         """By all transfers that ended well."""
 
-    @property
-    def num_announced_ever(self) -> int:
-        """Blocks that peers have computed for us."""
-
     def take(self) -> list[Happened]:
         """What happened since."""
 
@@ -86,7 +82,6 @@ class Transfers:
         """See `KVConnector`."""
         counts = self._counts
         counts.num_pulled_bytes = self._link.num_pulled_bytes
-        counts.num_announced = self._link.num_announced_ever
         counts.num_leases = 0 if self._lender is None else self._lender.num_leases
         counts.num_arriving_tokens = 0 if self._fetching is None else self._fetching.num_arriving_tokens
         return counts

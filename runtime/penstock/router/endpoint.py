@@ -45,6 +45,7 @@ class Endpoint:
         self.num_polled_own = 0  # our requests there when it answered
         self.calls: set[Call] = set()  # of this process
         self._num_failures = 0
+        self._is_gone = False  # nobody listens there
 
     @property
     def state(self) -> State:
@@ -73,8 +74,11 @@ class Endpoint:
     @property
     def is_lost(self) -> bool:
         """True if nothing more is to be hoped of the requests that it has."""
-        is_hopeless = self.load is not None and self.load.stalled > HOPELESS
-        return self.state is State.REFUSED or (self.state is State.DOWN and (bool(self.failure) or is_hopeless))
+        return self.state is State.DOWN and (bool(self.failure) or self._is_hopeless)
+
+    @property
+    def _is_hopeless(self) -> bool:
+        return self.load is not None and self.load.stalled > HOPELESS
 
     @property
     def is_known(self) -> bool:
@@ -84,12 +88,13 @@ class Endpoint:
     def take_load(self, load: Load, *, began: float, now: float, num_own: int) -> None:
         """It answered a poll that was sent at `began`, while at most `num_own` requests of ours were there."""
         self.caller.learn(load.session, load.now, (began + now) / 2)
-        self.load, self.failure, self._num_failures = load, "", 0
+        self.load, self.failure, self._num_failures, self._is_gone = load, "", 0, False
         self.polled_at, self.num_polled_own = now, num_own
 
     def take_failure(self, why: str, *, is_certain: bool = False) -> None:
         """It did not answer; it is down when that is certain, or happens again."""
         self._num_failures += 1
+        self._is_gone = is_certain
         if is_certain or self._num_failures >= MAX_FAILURES or self.load is None:
             self.failure, self.refusal = why, ""
 
@@ -97,10 +102,13 @@ class Endpoint:
         """It answered that it wants nothing from us."""
         self.failure = self.refusal = why
 
-    def break_calls(self, why: str) -> None:
+    def break_calls(self) -> None:
         """End all calls to it, so that their requests go elsewhere."""
         for call in list(self.calls):
-            call.break_off(why)
+            if self._is_gone or self._is_hopeless:
+                call.break_off(self.why)
+            else:
+                call.give_up(self.why)
 
     def leave_stalled(self) -> None:
         """End the calls to it whose requests have not left a stalled pod before.

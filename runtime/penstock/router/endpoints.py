@@ -71,7 +71,7 @@ class EndpointTable:
         for endpoint in self:
             state = endpoint.state
             if endpoint.calls and endpoint.is_lost:
-                endpoint.break_calls(endpoint.why)
+                endpoint.break_calls()
             elif endpoint.calls and endpoint.is_stalled and is_up:
                 endpoint.leave_stalled()
             if self._seen.get(endpoint.address) != (state, endpoint.why):

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from penstock import __version__
 from penstock.errors import ModelUnknown, Overloaded
 from penstock.internal.fleet import Fleet
 from penstock.internal.protocol import RoutedCall
@@ -106,7 +105,7 @@ async def model_value(service: Service) -> dict[str, Any]:
 
 async def version(service: Service, exchange: Exchange, tenant: Tenant) -> None:
     """Which Penstock this is."""
-    await exchange.respond_json({"version": __version__})
+    await exchange.respond_json({"version": service.version})
 
 
 async def metrics(service: Service, exchange: Exchange, tenant: Tenant) -> None:

@@ -19,6 +19,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """One `penstock route`, as its workers read it from the run folder."""
 
     config: RouterConfig
+    version: str  # of Penstock
     run_dir: str  # 0700; holds sockets and counters
 
     def save(self) -> Path:

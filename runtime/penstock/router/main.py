@@ -44,6 +44,7 @@ from penstock.router.watch import Watch
 
 WRITE_BUFFER = 256 << 10  # bytes that a slow reader may be behind before its pod has to wait, too
 LAST_BYTES_SECONDS = 3  # for connections to close after the last answer
+TICK_SECONDS = 0.25
 QUIET_SECONDS = 1.0  # without a new request, after which the linger is over
 FEWEST_FILES = 1 << 16  # descriptors wanted: two for each stream
 
@@ -71,7 +72,7 @@ class InheritedServer(uvicorn.Server):
         yield
 
 
-def build_service(config: RouterConfig, *, folder: Path | None = None, slot: int = 0) -> Service:
+def build_service(config: RouterConfig, *, version: str, folder: Path | None = None, slot: int = 0) -> Service:
     """A worker's state, not started; needs a running loop. Raises `ConfigError`."""
     clock, pods, num_workers = time.monotonic, config.pods, config.listener.workers
     keys = ClusterKeys(None if pods.cluster_key_file is None else Path(pods.cluster_key_file))
@@ -81,11 +82,12 @@ def build_service(config: RouterConfig, *, folder: Path | None = None, slot: int
     table = EndpointTable(keys, ledger, clock=clock, level=logging.DEBUG if slot else logging.INFO)
     return Service(
         config=config,
+        version=version,
         table=table,
         watch=Watch(table, build_sources(config.pods, clock), keys=keys, ledger=ledger, clock=clock),
         door=Door(table, ledger, config.admission, config.tenants, clock=clock, num_workers=num_workers),
         tenants=tenants,
-        metrics=Metrics(table, ledger, folder=folder, slot=slot),
+        metrics=Metrics(table, ledger, version=version, folder=folder, slot=slot),
         upstream=Upstream.build(keys, clock),
         answers=Answers(
             seconds=config.tenants.idempotency_seconds,
@@ -144,7 +146,7 @@ class Worker:
         loop.add_signal_handler(signal.SIGINT, hurry)
         await self._service.watch.start()
         serving = [asyncio.create_task(server.serve([listener])) for server, listener in self._servers]
-        refreshing = asyncio.create_task(self._refresh())
+        ticking = asyncio.create_task(self._tick())
         while not all(server.started for server, _ in self._servers):
             await asyncio.sleep(0.005)
         with contextlib.suppress(BrokenPipeError):
@@ -156,15 +158,20 @@ class Worker:
         for server, _ in self._servers:
             server.should_exit = True
         await asyncio.gather(*serving)
-        refreshing.cancel()
+        ticking.cancel()
         await self._service.watch.close()
         await self._service.upstream.session.close()
         await self._service.siblings.close()
 
-    async def _refresh(self) -> None:
-        while self._certificate is not None:
-            await asyncio.sleep(CHECK_SECONDS)
-            self._certificate.refresh()
+    async def _tick(self) -> None:
+        """What is to be looked after now and then: what other workers show of this one, and the certificate."""
+        service, checked_at = self._service, self._service.clock()
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            service.metrics.set_held(service.door.num_waiting)
+            if self._certificate is not None and service.clock() - checked_at >= CHECK_SECONDS:
+                checked_at = service.clock()
+                self._certificate.refresh()
 
     async def _drain(self, hurried: asyncio.Event) -> None:
         """Not ready at once; take what still comes for a moment; then let what runs finish."""
@@ -216,7 +223,7 @@ async def serve(launch: Launch, arguments: WorkerArguments) -> None:
     certificate = None
     if settings.tls_certificate is not None and settings.tls_key is not None:
         certificate = Certificate(Path(settings.tls_certificate), Path(settings.tls_key))
-    service = build_service(launch.config, folder=Path(launch.run_dir), slot=arguments.slot)
+    service = build_service(launch.config, version=launch.version, folder=Path(launch.run_dir), slot=arguments.slot)
     listener = socket.socket(fileno=os.dup(arguments.listen_fd))
     os.close(arguments.listen_fd)
     await Worker(service, listener, certificate).run(arguments.report_fd)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from penstock import __version__
 from penstock.server.metric_table import Family
 
 STATUSES = (200, 400, 401, 404, 405, 413, 422, 429, 500, 503)
@@ -26,7 +25,7 @@ GAUGES = {
 }
 
 
-def build_families() -> tuple[Family, ...]:
+def build_families(version: str) -> tuple[Family, ...]:
     """What the workers of a router count."""
     codes = (*((str(status),) for status in STATUSES), ("other",))
     return (
@@ -65,7 +64,7 @@ def build_families() -> tuple[Family, ...]:
             text="Always 1; what is running",
             merge="max",
             labels=("version",),
-            values=((__version__,),),
+            values=((version,),),
         ),
     )
 

@@ -23,9 +23,11 @@ PREFIX = "penstock_router_"
 class Metrics(Collector):
     """One per worker. `folder` is shared by the workers; without one this is the only one."""
 
-    def __init__(self, table: EndpointTable, ledger: Ledger, *, folder: Path | None = None, slot: int = 0) -> None:
+    def __init__(
+        self, table: EndpointTable, ledger: Ledger, *, version: str, folder: Path | None = None, slot: int = 0
+    ) -> None:
         self._pods, self._ledger = table, ledger
-        self._table = MetricTable(build_families(), folder=folder, slot=slot)
+        self._table = MetricTable(build_families(version), folder=folder, slot=slot)
         self._values, self._slots = self._table.values, self._table.first_slots
         self._added = self._table.histogram(PREFIX + "added_ttft_seconds")
         self._wait = self._table.histogram(PREFIX + "wait_seconds")

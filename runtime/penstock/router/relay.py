@@ -17,7 +17,7 @@ from penstock.router.endpoint import Endpoint
 from penstock.router.glance import Glance
 from penstock.router.resume import Journal
 from penstock.router.service import Service
-from penstock.router.upstream import Call, Head, Lost, Stalled
+from penstock.router.upstream import Call, Head, Lost, Silent, Stalled
 from penstock.server.exchange import JSON, ClientGone, Headers
 
 FULL_SECONDS = 0.5  # how long a pod that refused for lack of room is left alone
@@ -71,6 +71,7 @@ class Relay:
         self._added = 0.0  # seconds of our own work
         self._has_answered = False
         self._has_left = False  # a pod that stalled
+        self._was_silent = False  # a pod that had it
         self._error: RequestError | None = None  # somebody ended it with this
 
     async def run(self) -> None:
@@ -224,6 +225,8 @@ class Relay:
     def _note_loss(self, endpoint: Endpoint, loss: Lost | BrokenFrame) -> None:
         """The pod or the way to it is gone. Raises `EngineFailure` when that counts, and was too often."""
         is_death = not isinstance(loss, Lost) or loss.is_death
+        if isinstance(loss, Silent):  # once that may be a machine too busy to answer, which is nobody's fault
+            is_death, self._was_silent = self._was_silent, True
         event(
             _log,
             "request.lost",

@@ -31,6 +31,7 @@ class Service:
     """One worker's state. What changes is below the line."""
 
     config: RouterConfig
+    version: str  # of Penstock
     table: EndpointTable
     watch: Watch
     door: Door

@@ -28,6 +28,13 @@ class Lost(Exception):
         self.is_death = is_death
 
 
+class Silent(Lost):
+    """Nothing is heard of the pod: it hangs, or the way to it is cut, or the machine is too busy."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why, is_death=True)
+
+
 class Stalled(Lost):
     """The pod is there, but its engine makes no steps."""
 
@@ -143,6 +150,10 @@ class Call:
     def break_off(self, why: str) -> None:
         """End it from outside: whoever waits for it gets `Lost` at once, whoever reads later gets it then."""
         self._break(Lost(why, is_death=True))
+
+    def give_up(self, why: str) -> None:
+        """End it because nothing is heard of the pod: whoever waits for it gets `Silent`."""
+        self._break(Silent(why))
 
     def leave(self) -> None:
         """End it because the pod stalls: whoever waits for it gets `Stalled`."""

@@ -165,7 +165,7 @@ class Watch:
                     if was_asleep:
                         call.waiting_since = now
                     elif now - call.waiting_since > SILENT_SECONDS:
-                        call.break_off(f"nothing heard for {SILENT_SECONDS:.0f} s")
+                        call.give_up(f"nothing heard for {SILENT_SECONDS:.0f} s")
                         self.ask_soon(endpoint)
 
 

@@ -40,8 +40,8 @@ class Channel:
         return message
 
     def receive_ready(self) -> list[bytes]:
-        """The messages that are there in full, at least one read later; blocks only while there is nothing at all."""
-        self._read()
+        """The messages that are here in full; never blocks. Before `select`: a `send` may have read some meanwhile."""
+        self._read(socket.MSG_DONTWAIT)
         messages = []
         while (message := self._take()) is not None:
             messages.append(message)
@@ -66,9 +66,11 @@ class Channel:
         del self._inbox[:end]
         return message
 
-    def _read(self) -> None:
+    def _read(self, flags: int = 0) -> None:
         try:
-            count = self._socket.recv_into(self._buffer)
+            count = self._socket.recv_into(self._buffer, flags=flags)
+        except BlockingIOError:
+            return
         except ConnectionResetError:
             count = 0
         if not count:

@@ -36,6 +36,11 @@ class Tickets:
         """Tickets that are out."""
         return self._num_lent + sum(len(each.cached) + len(each.blocks) for each in self._arrivals.values())
 
+    @property
+    def has_arrivals(self) -> bool:
+        """True while any block is on its way."""
+        return bool(self._arriving)
+
     def is_arriving(self, block_hash: bytes) -> bool:
         """True if a block of that name is on its way: whoever needs it should wait."""
         return block_hash in self._arriving

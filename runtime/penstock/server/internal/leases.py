@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from penstock.kv_transfer.lease_table import LeaseTable
-
-FILE = "leases"  # in the run folder; the engine core makes it
+from penstock.kv_transfer.lease_table import FILE, LeaseTable
 
 
 class Leases:
