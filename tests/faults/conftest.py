@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from support.fleet_service import running
@@ -11,6 +13,10 @@ from support.fleet_service import running
 def pytest_addoption(parser):
     parser.addoption("--faults", action="store_true", help="run the fault tests, which take many minutes")
     parser.addoption("--rounds", type=int, default=20, help="rolling restarts")
+
+
+def pytest_configure(config):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no process is left behind
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -68,6 +68,15 @@ def test_a_long_prompt_is_prefilled_elsewhere_and_reads_the_same(pods, alone):
     assert (after["failed"], after["fallbacks"]) == (0, 0)
 
 
+def test_what_a_peer_computed_is_not_called_cached(pods):
+    def num_cached():
+        reply = pods[1].post("/v1/completions", prompt="3. " + LONG, max_tokens=1, temperature=0)
+        return reply["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    assert num_cached() == 0
+    assert num_cached() > 800
+
+
 def test_a_short_prompt_stays_local(pods, alone):
     before = transfers(pods[1])
     assert complete(pods[1], SHORT) == complete(alone, SHORT)

@@ -110,6 +110,7 @@ class EngineCore:
         self._num_steps += 1
         self._rate.observe(num_prompt_tokens, result.elapsed)
         applied = self.scheduler.apply(result)
+        applied.started[:] = [(key, self._connector.num_cached(key, found)) for key, found in applied.started]
         self._connector.computed(ended_of(applied))
         return split_by_client(applied)
 

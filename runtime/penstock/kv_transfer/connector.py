@@ -39,6 +39,9 @@ class KVConnector(Protocol):
     def match(self, request: Request, output_ids: bytes, lend_from: int | None) -> None:
         """A request is about to be queued: see whether blocks can come from elsewhere, or are to be held for a peer."""
 
+    def num_cached(self, key: RequestKey, num_found: int) -> int:
+        """Of the prompt tokens that were found when a request started, those that were here when it came."""
+
     def plan(self, *, is_stuck: bool) -> None:
         """Before a step is planned: take in what happened. `is_stuck`: the last one could not be planned."""
 
@@ -65,6 +68,10 @@ class NoConnector:
 
     def match(self, request: Request, output_ids: bytes, lend_from: int | None) -> None:
         """Nothing."""
+
+    def num_cached(self, key: RequestKey, num_found: int) -> int:
+        """All of them."""
+        return num_found
 
     def plan(self, *, is_stuck: bool) -> None:
         """Nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,6 +80,7 @@ class Fetching:
         self._open: dict[int, OpenFetch] = {}
         self._numbers: dict[RequestKey, int] = {}
         self._fetched: dict[RequestKey, int] = {}  # blocks that came for a request that may still wait
+        self._cached: dict[RequestKey, int] = {}  # prompt tokens that were here before anything was fetched
 
     @property
     def num_arriving_tokens(self) -> int:
@@ -90,9 +91,18 @@ class Fetching:
         """The arrival that was begun for a request, while it is open."""
         return self._numbers.get(key)
 
+    def num_cached(self, key: RequestKey, num_found: int) -> int:
+        """See `KVConnector`: clients pay for what a peer computed for them as for what we did."""
+        return min(num_found, self._cached.pop(key, num_found))
+
+    def forget(self, keys: Collection[RequestKey]) -> None:
+        """These requests are over."""
+        for key in keys:
+            self._cached.pop(key, None)
+
     def keys_of(self, client: int) -> list[RequestKey]:
         """The requests of a front-end that something is fetched for."""
-        return [key for key in self._numbers if key.client == client]
+        return [key for key in self._cached.keys() | self._numbers.keys() if key.client == client]
 
     def match(self, prompt: Prompt, number: int, now: float) -> Order | None:
         """What to fetch for this prompt as arrival `number`, if anything."""
@@ -118,6 +128,7 @@ class Fetching:
         fetch = OpenFetch(key=request.key, peer=choice.peer, num_blocks=len(blocks), predicted=choice.seconds)
         self._open[number] = fetch
         self._numbers[request.key] = number
+        self._cached[request.key] = start * size
         return Order(
             number=number,
             key=request.key,

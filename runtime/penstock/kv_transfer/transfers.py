@@ -100,6 +100,10 @@ class Transfers:
             self._lender.begin(request.key, split_hashes(request), lend_from)
             self._tell(self._lender.advance(now))
 
+    def num_cached(self, key: RequestKey, num_found: int) -> int:
+        """See `KVConnector`."""
+        return num_found if self._fetching is None else self._fetching.num_cached(key, num_found)
+
     def plan(self, *, is_stuck: bool) -> None:
         """See `KVConnector`."""
         for happened in self._link.take() if self._link.has_news else ():
@@ -166,6 +170,7 @@ class Transfers:
 
     def _cancel(self, keys: Collection[RequestKey]) -> None:
         assert self._fetching is not None, "nothing is fetched here"
+        self._fetching.forget(keys)
         for key in keys:
             if (number := self._fetching.number_of(key)) is not None:
                 self._link.cancel(number)
