@@ -30,3 +30,14 @@ def test_the_past_is_forgotten():
     for _ in range(20):
         rate.observe(200, 2.0)
     assert rate.value == pytest.approx(100, rel=0.1)
+
+
+def test_a_step_in_which_the_machine_stood_still_hardly_counts():
+    rate = PrefillRate()
+    for _ in range(10):
+        rate.observe(330, 1.0)
+    rate.observe(330, 16.0)
+    assert rate.value > 200
+    for _ in range(10):
+        rate.observe(330, 10.0)
+    assert rate.value < 60, "but who is slow for long is slow"

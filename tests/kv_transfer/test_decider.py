@@ -114,3 +114,14 @@ def test_an_idle_peer_that_is_as_fast_as_we_are_is_always_worth_it(here, queued,
     other = decider.choose(here, [candidate(queued=queued, rate=rate, link=link)], 0.0)
     assert other.why in {"remote", "queue", "cost"}
     assert (other.peer is None) == (other.why != "remote")
+
+
+def test_a_peer_that_seemed_slow_is_asked_again_after_a_while():
+    decider = build_decider()
+    for slow in (candidate(rate=20.0), candidate(link=5.0 * MB)):
+        assert decider.choose(need(), [slow], 100.0).why == "cost"
+    for slow in (candidate(rate=20.0), candidate(link=5.0 * MB)):
+        now = next(at for at in range(101, 400) if decider.choose(need(), [slow], float(at)).why == "remote")
+        assert decider.choose(need(), [slow], now + 1.0).why == "cost", "and believed, if it still is"
+        decider = build_decider()
+        decider.choose(need(), [slow], 100.0)

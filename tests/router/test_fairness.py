@@ -69,7 +69,7 @@ async def test_a_flood_of_one_tenant_does_not_starve_another(keys_file):
 async def test_ten_times_overload_stays_in_the_router_and_goodput_stays_up():
     script = {"first_seconds": 0.2, "token_seconds": 0.2, "max_num_seqs": 2}
     async with router_site(script, queue_seconds=2.0, max_held=20) as site:
-        places, seconds = 6, 3.0  # two rows and a short queue, which a scripted pod serves as well; 1 s each
+        places, seconds = 6, 2.0  # two rows and a short queue, which a scripted pod serves as well; 1 s each
         completed = 0
 
         async def ask(number: int) -> int:

@@ -15,7 +15,7 @@ import pytest
 
 from penstock.cli import main
 from support.certificates import FIRST, FIRST_KEY, SECOND, SECOND_KEY
-from support.router_site import text_of
+from support.router_site import expected_text, text_of
 from support.routing import routing, scripted_pod
 from support.serving import Server, complaints, run_cli, wait_for
 
@@ -113,7 +113,7 @@ def test_kill_9_of_a_pod_is_seen_by_no_client(tmp_path):
         one.process.kill()
         texts = [task.result() for task in running]
         assert router.metric("penstock_router_resumes_total") >= 3
-        assert texts == list(pool.map(lambda number: stream(router, f"{number}", 120), range(12)))
+        assert texts == [expected_text(f"{number}", 120) for number in range(12)]
 
 
 def test_workers_share_the_port_their_numbers_and_idempotency_keys(pods, tmp_path):
@@ -135,15 +135,15 @@ def test_a_worker_that_dies_is_replaced_and_one_that_is_asked_to_go_ends_its_str
     with routing(tmp_path, "--decode", addresses(*pods), "--workers", "2") as router:
         first, second = router.children("penstock:router-")
         os.kill(first, signal.SIGKILL)
-        wait_for(lambda: len(router.children("penstock:router-")) == 2, 10)
+        wait_for(lambda: "process.ready process=router-" in router.log.read_text(), 20)
         assert "process.died process=router-" in router.log.read_text()
         with ThreadPoolExecutor(8) as pool:
             running = [pool.submit(stream, router, f"{number}", 100) for number in range(8)]
             wait_for(lambda: router.metric("penstock_router_requests_in_flight") == 8, 5)
             os.kill(second, signal.SIGTERM)
             assert all(len(task.result().split()) == 100 for task in running)
-        wait_for(lambda: second not in router.children("penstock:router-"), 10)
-        wait_for(lambda: len(router.children("penstock:router-")) == 2, 10)
+        wait_for(lambda: router.log.read_text().count("process.ready process=router-") == 2, 20)
+        assert second not in router.children("penstock:router-")
 
 
 def test_sigterm_is_not_ready_at_once_and_lets_streams_finish(pods, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from penstock.internal.fleet import Fleet, RouterTotals
-from support.router_site import open_router, router_site, text_of, until
+from support.router_site import expected_text, open_router, router_site, text_of, until
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ async def test_the_streams_of_a_pod_that_answers_no_poll_move():
         assert 2 < asyncio.get_running_loop().time() - began < 8
         lost.is_hanging = False
         texts = await asyncio.gather(*running)
-        assert texts == await asyncio.gather(*(site.text(f"{number}", max_tokens=50) for number in range(4)))
+        assert texts == [expected_text(f"{number}", 50) for number in range(4)]
 
 
 async def test_a_request_leaves_a_pod_that_stalls_once_and_no_more():

@@ -12,8 +12,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, fields
 
 import httpx
+import msgspec
 
 import penstock
+from penstock.bench.scripted_pod import Prompt, words_of
 from penstock.router.config import RouterConfig
 from penstock.router.main import build_server, build_service
 from penstock.router.service import Service
@@ -63,6 +65,12 @@ def text_of(events: str) -> str:
     parts = [json.loads(line) for line in lines[:-1]]
     assert not [part for part in parts if "error" in part], parts
     return "".join(part["choices"][0]["text"] for part in parts)
+
+
+def expected_text(prompt: str, num_tokens: int) -> str:
+    """What any scripted pod answers."""
+    words = words_of(Prompt(prompt=msgspec.Raw(msgspec.json.encode(prompt))), num_tokens)
+    return b"".join(words).decode()
 
 
 async def until(condition, seconds: float = 5.0) -> None:

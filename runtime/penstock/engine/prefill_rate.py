@@ -6,6 +6,7 @@ import math
 
 LEAST_TOKENS = 64  # a step with fewer tells what a step costs, not what a token does
 FADING_SECONDS = 10.0  # of computing, after which a measurement counts for a third
+SLOWEST = 4.0  # times as long as usual: a step that took longer was stopped in between, which says nothing of the rest
 
 
 class PrefillRate:
@@ -18,6 +19,8 @@ class PrefillRate:
     def observe(self, num_tokens: int, seconds: float) -> None:
         """A step computed so many prompt tokens; steps with hardly any are ignored."""
         if num_tokens >= LEAST_TOKENS:
+            if self._seconds:
+                seconds = min(seconds, SLOWEST * num_tokens / self.value)
             fading = math.exp(-seconds / FADING_SECONDS)
             self._tokens = self._tokens * fading + num_tokens
             self._seconds = self._seconds * fading + seconds

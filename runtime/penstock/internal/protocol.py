@@ -98,7 +98,7 @@ class Computed(msgspec.Struct, frozen=True, kw_only=True, tag="computed"):
 
     start: int  # index in the prompt's blocks
     blocks: list[int]  # block ids
-    checksums: list[tuple[int, int]]  # (position in `blocks`, CRC-32 of the block's bytes), a sample
+    checksums: list[tuple[int, int]]  # (position in `blocks`, checksum of the block), a sample
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):

@@ -56,6 +56,11 @@ class Experience:
     corrected_at: float = 0.0
     num_failures: int = 0  # since the last success
     paused_until: float = 0.0
+    asked_at: float = 0.0  # the last time, or when it was first seen
+
+    def trust_at(self, now: float) -> float:
+        """What its measured slowness counts for, 1 to 0: who is never asked would be taken for slow for ever."""
+        return math.exp2(-max(0.0, now - self.asked_at) / FORGET_SECONDS)
 
     def correction_at(self, now: float) -> float:
         """The correction, on its way back to 1."""
@@ -76,7 +81,7 @@ class Decider:
             return Choice(peer=None, why="short")
         if not candidates:
             return Choice(peer=None, why="alone")
-        active = [each for each in candidates if now >= self._of(each.peer).paused_until]
+        active = [each for each in candidates if now >= self._of(each.peer, now).paused_until]
         if not active:
             return Choice(peer=None, why="paused")
         queue_here, cost_here = self._cost_here(need, active)
@@ -87,11 +92,12 @@ class Decider:
             return Choice(peer=None, why="queue", seconds=cost)
         if cost > cost_here * self._slack + GRACE_SECONDS:
             return Choice(peer=None, why="cost", seconds=cost)
+        self._of(best.peer, now).asked_at = now
         return Choice(peer=best.peer, why="remote", seconds=cost if best.rate else 0.0)
 
     def succeeded(self, peer: int, predicted: float, actual: float, now: float) -> None:
         """A fetch that was predicted to take that long (0: nothing was predicted) took this long."""
-        experience = self._of(peer)
+        experience = self._of(peer, now)
         if not predicted:
             experience.num_failures = 0
             return
@@ -107,7 +113,7 @@ class Decider:
 
     def failed(self, peer: int, now: float) -> None:
         """A fetch failed: leave the peer alone for a while, twice as long each time in a row."""
-        experience = self._of(peer)
+        experience = self._of(peer, now)
         if now < experience.paused_until:
             return  # begun before the pause: the same failure
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**experience.num_failures)
@@ -125,11 +131,15 @@ class Decider:
 
     def _cost_there(self, need: Need, candidate: Candidate, now: float) -> tuple[float, float]:
         """Seconds until the last block is here, and before it begins there; transfer and prefill overlap."""
+        experience = self._of(candidate.peer, now)
+        trust = experience.trust_at(now)
         rate = candidate.rate or need.rate or ASSUMED_RATE
+        if need.rate > rate:
+            rate += (need.rate - rate) * (1 - trust)
         queued = max(candidate.num_queued, candidate.num_pending)
         moving = need.num_bytes / candidate.bytes_per_second if candidate.bytes_per_second else 0.0
-        cost = queued / rate + max(need.num_tokens / rate, moving)
-        return cost * self._of(candidate.peer).correction_at(now), queued / rate
+        cost = queued / rate + max(need.num_tokens / rate, moving * trust)
+        return cost * experience.correction_at(now), queued / rate
 
-    def _of(self, peer: int) -> Experience:
-        return self._experience.setdefault(peer, Experience())
+    def _of(self, peer: int, now: float) -> Experience:
+        return self._experience.setdefault(peer, Experience(asked_at=now))

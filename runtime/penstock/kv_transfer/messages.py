@@ -40,13 +40,13 @@ class Pull(msgspec.Struct, frozen=True, kw_only=True, tag="pull"):
     peer: int
     remote: Ints  # [n] block ids there …
     local: Ints  # [n] … and here
-    checksums: list[tuple[int, int]]  # (position in the columns, CRC-32)
+    checksums: list[tuple[int, int]]  # (position in the columns, `checksum_of` the block)
     lease: int
     epoch: int
 
 
 class Checksum(msgspec.Struct, frozen=True, kw_only=True, tag="checksum"):
-    """Compute the CRC-32 of blocks here."""
+    """Compute the checksums of blocks here."""
 
     call: int
     blocks: Ints  # [n]

@@ -13,7 +13,6 @@ import math
 import struct
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +79,6 @@ class NixlMover:
         clock: Callable[[], float],
     ) -> None:
         """Raises `NixlError`."""
-        self.helper = ThreadPoolExecutor(1, "checksum")  # compares while more is READ; both let go of the interpreter
         self.num_dropped = 0  # notifications that were none of ours
         self._memory, self._leases = memory, leases
         self._session, self._fingerprint, self._clock = session, fingerprint, clock
@@ -225,7 +223,6 @@ class NixlMover:
 
     def close(self) -> None:
         """Cut everything off."""
-        self.helper.shutdown(cancel_futures=True)
         self._agent.close()
 
     def _add(self, endpoint: KvEndpoint) -> Peer:
