@@ -43,7 +43,8 @@ def port_error(host: str, port: int, error: OSError, port_field: str) -> Penstoc
     return PenstockError(f"--{port_field.replace('_', '-')}: cannot listen on {host} port {port}: {error.strerror}")
 
 
-def base_url(host: str, port: int) -> str:
+def base_url(host: str, port: int, *, has_tls: bool = False) -> str:
     """An address at which this machine reaches a server that listens there."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if has_tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

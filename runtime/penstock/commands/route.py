@@ -7,7 +7,6 @@ single server. While no pod is there, requests wait; when all are full, they que
 from __future__ import annotations
 
 import argparse
-import socket
 import tempfile
 import time
 from pathlib import Path
@@ -16,11 +15,12 @@ import setproctitle
 
 import penstock
 from penstock import envs
-from penstock.errors import ConfigError, PenstockError
+from penstock.errors import ConfigError
 from penstock.flags import Parser, add_config_flags, build_config
 from penstock.internal.credentials import ClusterKeys
+from penstock.listener import base_url, bind, listen
 from penstock.logs import configure
-from penstock.router.config import ListenerConfig, RouterConfig
+from penstock.router.config import RouterConfig
 from penstock.router.launch import Launch
 from penstock.router.sources import build_sources
 from penstock.router.supervisor import Supervisor
@@ -28,7 +28,6 @@ from penstock.router.tenants import Tenants
 from penstock.router.tls import Certificate
 
 MODULE = "penstock.router.main"
-BACKLOG = 2048
 EPILOG = """\
 examples:
   penstock route --decode 127.0.0.1:8101,127.0.0.1:8201
@@ -56,13 +55,18 @@ def run(args: argparse.Namespace) -> int:
     check_files(config)
     setproctitle.setproctitle("penstock:route")
     configure("route", envs.log_level())
-    listener = bind(config.listener)
+    settings = config.listener
+    listener = bind(settings.host, settings.port)
+    listen(listener)
     launch = Launch(config=config, version=penstock.__version__, run_dir=tempfile.mkdtemp(prefix="penstock-route-"))
     lists = [f"decode {config.pods.decode}"] + ([f"prefill {config.pods.prefill}"] if config.pods.prefill else [])
     print(f"Penstock {penstock.__version__}: routing to {', '.join(lists)}", flush=True)
 
     def announce() -> None:
-        print(f"Ready on {base_url(config.listener)}", flush=True)
+        print(
+            f"Ready on {base_url(settings.host, settings.port, has_tls=settings.tls_certificate is not None)}",
+            flush=True,
+        )
 
     return Supervisor(launch, listener, module=MODULE, announce=announce).run()
 
@@ -75,31 +79,3 @@ def check_files(config: RouterConfig) -> None:
     Tenants(None if keys_file is None else Path(keys_file), envs.api_keys(), keys)
     if settings.tls_certificate is not None and settings.tls_key is not None:
         Certificate(Path(settings.tls_certificate), Path(settings.tls_key))
-
-
-def bind(settings: ListenerConfig) -> socket.socket:
-    """A socket that listens on the address. Raises `ConfigError`, or `PenstockError` if the port is taken."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise ConfigError("host", f"{settings.host!r} is no address of this machine ({error.strerror})") from None
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except PermissionError:
-        raise ConfigError("port", f"{settings.port} may not be used without more rights; take one above 1023") from None
-    except OSError as error:
-        where = f"{settings.host} port {settings.port}"
-        raise PenstockError(f"--port: cannot listen on {where}: {error.strerror}") from None
-    return listener
-
-
-def base_url(settings: ListenerConfig) -> str:
-    """An address at which this machine reaches the router."""
-    scheme = "http" if settings.tls_certificate is None else "https"
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-    return f"{scheme}://[{host}]:{settings.port}" if ":" in host else f"{scheme}://{host}:{settings.port}"
