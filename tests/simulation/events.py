@@ -8,7 +8,7 @@ from typing import Any
 from penstock.core.request import RequestKey
 from penstock.kv_transfer.messages import LeaseReturned
 from penstock.kv_transfer.switchboard import Happened, Order
-from simulation.pods import LEASE_SECONDS, Call, DecodePod, PrefillPod, Read, checksum
+from simulation.pods import LEASE_SECONDS, Call, DecodePod, Pod, PrefillPod, Read, checksum
 from simulation.routing import Client
 from simulation.world import World
 
@@ -29,16 +29,7 @@ def possible(world: World) -> list[Event]:
         elif client.is_cut:
             found.append((lose_stream, client))
     for pod in (decode, prefill):
-        if pod.is_stopped or pod.is_dead:
-            continue
-        if pod.can_schedule:
-            found += [(schedule, pod)] * (1 if pod.num_barren > 1 else 3)
-        if pod.device.is_busy:
-            found += [(work, pod)] * 3
-        if pod.results:
-            found += [(apply, pod)] * 3
-        if pod.link.inbox:
-            found += [(wake, pod)] * 2
+        found += possible_steps(pod)
     for read in decode.reads.values():
         if read.is_delayed:
             found.append((resume, read))
@@ -66,6 +57,22 @@ def possible(world: World) -> list[Event]:
         found += [(take_renewal, each) for each in world.renewals]
     if len(found) < 2 or world.random.random() < 0.3:
         found.append((pass_time, world.random.choice((0.2, 0.5, 2.5))))
+    return found
+
+
+def possible_steps(pod: Pod) -> list[Event]:
+    """What the engine of a pod can do next."""
+    if pod.is_stopped or pod.is_dead:
+        return []
+    found: list[Event] = []
+    if pod.can_schedule:
+        found += [(schedule, pod)] * (1 if pod.num_barren > 1 else 3)
+    if pod.device.is_busy:
+        found += [(work, pod)] * 3
+    if pod.results:
+        found += [(apply, pod)] * 3
+    if pod.link.inbox:
+        found += [(wake, pod)] * 2
     return found
 
 

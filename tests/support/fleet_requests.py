@@ -66,8 +66,8 @@ async def refer(service: Service, requests: Sequence[Asked]) -> None:
         async with gate:
             service.references.refer(await ask(service.url, asked))
 
-    missing = [asked for asked in requests if not service.references.knows(asked.name)]
-    await asyncio.gather(*(one(asked) for asked in with_key(missing, key)))
+    missing = {asked.name: asked for asked in requests if not service.references.knows(asked.name)}
+    await asyncio.gather(*(one(asked) for asked in with_key(list(missing.values()), key)))
 
 
 async def while_asked(

@@ -184,9 +184,11 @@ class CoreServer:
         self._are_gauges_stale = True
 
     def _publish(self, news: dict[int, StepOutputs]) -> None:
+        stats = None if self._core.has_work else self._core.stats()  # who hears of the last end, hears that it was
         for client, outputs in news.items():
             if outbox := self._outboxes.get(client):
-                outbox.send(encode(msgspec.structs.replace(outputs, epoch=self._ready.epoch)), zmq.NOBLOCK)
+                told = msgspec.structs.replace(outputs, epoch=self._ready.epoch, stats=stats)
+                outbox.send(encode(told), zmq.NOBLOCK)
         self._are_gauges_stale, self._is_checked = True, False
         if self._clock() - self._stats_sent_at >= STATS_SECONDS:
             self._send_stats()
