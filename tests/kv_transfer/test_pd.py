@@ -89,7 +89,8 @@ def test_a_prefill_pod_that_is_killed_at_work_changes_nothing_for_the_client(pod
     before = transfers(pods[1])
     with ThreadPoolExecutor() as threads:
         answer = threads.submit(complete, pods[1], "2. " + LONG)
-        wait_for(lambda: pods[0].metric("penstock_num_requests_running") > 0, 30)
+        gauges = ("penstock_num_requests_running", "penstock_num_requests_waiting")
+        wait_for(lambda: sum(map(pods[0].metric, gauges)) > 0, 30)
         pods[0].kill("penstock:engine-core")
         assert answer.result() == expected
     wait_for(moved(pods[1], "fallbacks", before), 5)

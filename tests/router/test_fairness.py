@@ -113,7 +113,7 @@ async def test_bodies_in_flight_are_bounded_in_memory():
 
 
 async def test_a_retry_with_the_same_key_gets_the_first_answer():
-    async with router_site({"token_seconds": 0.02}, {}) as site:
+    async with router_site({"token_seconds": 0.02}, {"token_seconds": 0.02}) as site:
         headers = {"Idempotency-Key": "once"}
         first = asyncio.create_task(site.complete("x", max_tokens=20, stream=True, headers=headers))
         await until(lambda: site.pods[0].running + site.pods[1].running)

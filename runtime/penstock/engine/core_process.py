@@ -106,6 +106,7 @@ class CoreServer:
             if self._failure is not None:
                 raise self._failure
             if self._core.has_work or self._core.has_leases:
+                self._send_stats_if_due()  # a step may be long
                 self._publish(self._core.step())
 
     def stop(self) -> None:
@@ -190,6 +191,9 @@ class CoreServer:
                 told = msgspec.structs.replace(outputs, epoch=self._ready.epoch, stats=stats)
                 outbox.send(encode(told), zmq.NOBLOCK)
         self._are_gauges_stale, self._is_checked = True, False
+        self._send_stats_if_due()
+
+    def _send_stats_if_due(self) -> None:
         if self._clock() - self._stats_sent_at >= STATS_SECONDS:
             self._send_stats()
 

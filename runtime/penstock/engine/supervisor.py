@@ -13,12 +13,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import FrameType
 
 from penstock.engine.child import ChildArguments
 from penstock.engine.health import RestartPolicy
 from penstock.engine.launch import ChildFailed, EngineStarted, Launch, ReportReader
 from penstock.logs import event
+from penstock.signals import signals_on_socket
 
 STOP_SECONDS = 5.0  # what a child gets between being asked to end and being killed
 LATE_SECONDS = 5.0  # … and a front-end, on top of the grace period, to write its last bytes
@@ -90,29 +90,19 @@ class Supervisor:
 
     def run(self) -> int:
         """Start everything, stay until the end, leave nothing behind; returns the exit code."""
-        wake_read, wake_write = socket.socketpair()
-        for end in (wake_read, wake_write):
-            end.setblocking(False)
-        self._selector.register(wake_read, selectors.EVENT_READ, None)
-        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _note)
-        try:
-            for slot in self._slots:
-                self._start(slot)
-            while self._exit_code is None:
-                self._turn(wake_read)
-            return self._exit_code
-        finally:
-            self._end_all()
-            for number in (signal.SIGTERM, signal.SIGINT):  # one that comes this late changes nothing any more
-                signal.signal(number, signal.SIG_IGN)
-            signal.set_wakeup_fd(-1)
-            wake_read.close()
-            wake_write.close()
-            shutil.rmtree(self._launch.run_dir, ignore_errors=True)
-            if self._failure is not None:  # last, so that it is what a person sees
-                print(f"penstock: error: {self._failure.message}", file=sys.stderr, flush=True)
+        with signals_on_socket() as wake:
+            self._selector.register(wake, selectors.EVENT_READ, None)
+            try:
+                for slot in self._slots:
+                    self._start(slot)
+                while self._exit_code is None:
+                    self._turn(wake)
+                return self._exit_code
+            finally:
+                self._end_all()
+                shutil.rmtree(self._launch.run_dir, ignore_errors=True)
+                if self._failure is not None:  # last, so that it is what a person sees
+                    print(f"penstock: error: {self._failure.message}", file=sys.stderr, flush=True)
 
     def _turn(self, wake: socket.socket) -> None:
         """Wait for whatever comes first and react to it."""
@@ -297,7 +287,3 @@ def _describe(child: Child) -> ChildFailed:
         return ChildFailed(message=f"{child.title} was killed (the machine may be out of memory)", exit_code=1)
     reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return ChildFailed(message=f"{child.title} ended unexpectedly: {reason}", exit_code=1)
-
-
-def _note(number: int, frame: FrameType | None) -> None:
-    """Signals arrive through the wake-up descriptor; this only replaces their default actions."""

@@ -13,10 +13,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 
 from penstock.logs import event
 from penstock.router.launch import Launch, WorkerArguments
+from penstock.signals import signals_on_socket
 
 LATE_SECONDS = 5.0  # what workers get on top of the grace period before they are killed
 LONGEST_PAUSE = 5.0  # seconds before a worker that keeps dying starts again
@@ -65,32 +65,22 @@ class Supervisor:
 
     def run(self) -> int:
         """Start everything, stay until the end, leave nothing behind; returns the exit code."""
-        wake_read, wake_write = socket.socketpair()
-        for end in (wake_read, wake_write):
-            end.setblocking(False)
-        self._selector.register(wake_read, selectors.EVENT_READ, None)
-        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _note)
-        try:
-            for worker in self._workers:
-                self._start(worker)
-            while self._exit_code is None:
-                self._turn(wake_read)
-            return self._exit_code
-        finally:
-            for worker in self._workers:
-                if worker.process is not None:
-                    worker.process.kill()
-                    worker.process.wait()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)
-            signal.set_wakeup_fd(-1)
-            self._selector.close()
-            wake_read.close()
-            wake_write.close()
-            self._listener.close()
-            shutil.rmtree(self._launch.run_dir, ignore_errors=True)
+        with signals_on_socket() as wake:
+            self._selector.register(wake, selectors.EVENT_READ, None)
+            try:
+                for worker in self._workers:
+                    self._start(worker)
+                while self._exit_code is None:
+                    self._turn(wake)
+                return self._exit_code
+            finally:
+                for worker in self._workers:
+                    if worker.process is not None:
+                        worker.process.kill()
+                        worker.process.wait()
+                self._selector.close()
+                self._listener.close()
+                shutil.rmtree(self._launch.run_dir, ignore_errors=True)
 
     def _turn(self, wake: socket.socket) -> None:
         times = [worker.restart_at for worker in self._workers if worker.restart_at is not None]
@@ -189,7 +179,3 @@ class Supervisor:
             self._selector.unregister(worker.report_fd)
             os.close(worker.report_fd)
             worker.report_fd = -1
-
-
-def _note(number: int, frame: FrameType | None) -> None:
-    """Signals arrive through the wake-up descriptor; this only replaces their default actions."""
