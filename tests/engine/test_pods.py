@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -105,6 +106,8 @@ def test_a_long_prompt_is_computed_in_one_pod_and_continued_in_the_other(pods):
     body = {"model": "m", "prompt": LONG_PROMPT, "max_tokens": 12, "temperature": 0}
     expected = prefill.server.post(COMPLETIONS, **body | {"prompt": LONG_PROMPT})
     wait_for(lambda: "peer.up" in decode.server.log.read_text(), 20)
+    wait_for(lambda: prefill.load.queued_tokens == 0, 5)
+    time.sleep(1.2)  # until the decode pod has asked again, twice: it goes by what it heard last
     before = decode.load.transfers
     answer = decode.server.post(COMPLETIONS, **body)
     assert answer["choices"] == expected["choices"]
