@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
