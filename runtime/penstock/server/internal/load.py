@@ -15,6 +15,9 @@ def load_of(serving: Serving) -> Load:
     llm, transfer = serving.llm, serving.llm.config.transfer
     stats, known = llm.stats, llm.known_engine
     totals = serving.metrics.totals(llm)
+    running = stats.num_running  # up to half a second old: what has ended since is known here, but for peers' prompts
+    if transfer.role != "prefill":
+        running = min(running, int(totals["penstock_num_requests_in_flight"]))
     return Load(
         name=transfer.pod_name or "",
         role=transfer.role,
@@ -27,7 +30,7 @@ def load_of(serving: Serving) -> Load:
         ready=llm.is_ready,
         draining=llm.is_draining,
         stalled=llm.stalled_seconds,
-        running=stats.num_running,
+        running=running,
         waiting=int(totals["penstock_num_requests_waiting"]),
         queued_tokens=stats.num_waiting_tokens,
         prefill_rate=stats.prefill_rate or None,
