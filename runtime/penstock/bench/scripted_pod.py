@@ -23,7 +23,7 @@ import uvloop
 
 from penstock.internal.frames import CONTENT_TYPE, HEARTBEAT_SECONDS, Frame, FrameKind
 from penstock.internal.protocol import LOAD_PATH, ROUTE_PATH, Load, RoutedCall
-from penstock.wire import decoder, encode
+from penstock.wire import decoder
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -208,30 +208,6 @@ def whole_of(words: list[bytes]) -> bytes:
 def stamp() -> bytes:
     """A token that tells when it was sent."""
     return b"@%d@" % time.monotonic_ns()
-
-
-def routed_request(num_events: int, pace: float) -> bytes:
-    """A whole HTTP request to a router for a stream of stamps, `pace` seconds apart."""
-    return http_request("/v1/completions", JSON, request_body(num_events, pace))
-
-
-def direct_request(num_events: int, pace: float) -> bytes:
-    """The same as a router puts it to a pod."""
-    call = RoutedCall(path="/v1/completions", body=request_body(num_events, pace), request_id="direct")
-    return http_request(ROUTE_PATH, b"application/x-msgpack", encode(call))
-
-
-def request_body(num_events: int, pace: float) -> bytes:
-    """What a client asks for."""
-    return msgspec.json.encode(
-        {"prompt": "stamps", "max_tokens": num_events, "pace": pace, "stamps": True, "stream": True}
-    )
-
-
-def http_request(path: str, content_type: bytes, body: bytes) -> bytes:
-    """A POST as bytes."""
-    head = b"POST %b HTTP/1.1\r\nHost: pod\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
-    return head % (path.encode(), content_type, len(body)) + body
 
 
 def pod_command(port: int, **values: object) -> list[str]:

@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from penstock import envs
 from penstock.errors import EngineFailure, PenstockError
+from penstock.inherited_server import InheritedServer
 from penstock.internal.credentials import ClusterKeys
 from penstock.lifetime import die_with_parent
 from penstock.logs import configure, event
@@ -61,15 +61,6 @@ class PatientProtocol(HttpToolsProtocol):
         """A client has connected."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=WRITE_BUFFER)
-
-
-class InheritedServer(uvicorn.Server):
-    """uvicorn, with the signals left to us: SIGTERM drains here, it does not close the listening socket at once."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install nothing."""
-        yield
 
 
 def build_service(config: RouterConfig, *, version: str, folder: Path | None = None, slot: int = 0) -> Service:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import gc
 import logging
@@ -11,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
 import uvicorn
@@ -26,6 +25,7 @@ from penstock.engine.client import EngineClient
 from penstock.engine.drain_flag import DrainFlag
 from penstock.engine.launch import ApiStarted, ChildFailed, Launch, ReportWriter
 from penstock.errors import PenstockError
+from penstock.inherited_server import InheritedServer
 from penstock.logs import configure, event
 from penstock.models.spec import ModelSpec
 from penstock.server.app import build_app
@@ -39,15 +39,6 @@ MOVE_SECONDS = 2.0  # before the end of the grace period: what has not ended goe
 LAST_BYTES_SECONDS = 3  # for connections to close after the last stream ended
 
 _log = logging.getLogger("penstock.api")
-
-
-class InheritedServer(uvicorn.Server):
-    """uvicorn, with the signals left to us: SIGTERM drains here, it does not close the listening socket at once."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install nothing."""
-        yield
 
 
 def build_serving(llm: AsyncLLM, launch: Launch, slot: int) -> Serving:
