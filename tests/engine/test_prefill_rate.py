@@ -11,7 +11,7 @@ def test_nothing_is_known_before_something_was_measured():
 
 def test_it_is_tokens_by_seconds_whatever_the_size_of_the_steps():
     rate = PrefillRate()
-    for num_tokens in (100, 300, 2000, 64):
+    for num_tokens in (100, 300, 2000, 96):
         rate.observe(num_tokens, num_tokens / 500)
     assert rate.value == pytest.approx(500)
 

@@ -12,8 +12,14 @@ def build_decider(min_tokens=256, slack=1.5) -> Decider:
     return Decider(min_tokens, slack)
 
 
-def need(num_tokens=1000, num_queued=0, rate=1000.0) -> Need:
-    return Need(num_tokens=num_tokens, num_bytes=num_tokens * 50_000, num_queued=num_queued, rate=rate)
+def need(num_tokens=1000, num_queued=0, rate=1000.0, num_running=0) -> Need:
+    return Need(
+        num_tokens=num_tokens,
+        num_bytes=num_tokens * 50_000,
+        num_queued=num_queued,
+        num_running=num_running,
+        rate=rate,
+    )
 
 
 def candidate(peer=1, queued=0, pending=0, rate=1000.0, link=2000.0 * MB) -> Candidate:
@@ -43,6 +49,16 @@ def test_a_longer_queue_there_than_here_keeps_the_prompt_here():
     decider = build_decider()
     assert decider.choose(need(8000), [candidate(queued=2000)], 0.0).why == "queue"
     assert decider.choose(need(8000, num_queued=2000), [candidate(queued=2000)], 0.0).why == "remote"
+
+
+def test_running_streams_that_would_wait_are_worth_a_queue_or_a_slower_peer():
+    decider = build_decider()
+    assert decider.choose(need(1000, num_running=1), [candidate(queued=1200)], 0.0).why == "remote"
+    assert decider.choose(need(1000, num_running=1), [candidate(queued=1300)], 0.0).why == "queue"
+    assert decider.choose(need(1000, num_running=100), [candidate(queued=4200)], 0.0).why == "remote"
+    assert decider.choose(need(1000, num_running=100), [candidate(queued=4300)], 0.0).why == "queue"
+    assert decider.choose(need(1000, num_running=1), [candidate(rate=400.0)], 0.0).why == "remote"
+    assert decider.choose(need(1000, num_running=1), [candidate(rate=300.0)], 0.0).why == "cost"
 
 
 def test_what_we_have_sent_there_counts_before_its_load_shows_it():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-LEAST_TOKENS = 64  # a step with fewer tells what a step costs, not what a token does
+LEAST_TOKENS = 96  # a step with fewer tells what a step costs, or what short prompts do, not long ones
 FADING_SECONDS = 10.0  # of computing, after which a measurement counts for a third
 SLOWEST = 4.0  # times as long as usual: a step that took longer was stopped in between, which says nothing of the rest
 

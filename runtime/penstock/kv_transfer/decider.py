@@ -15,6 +15,7 @@ SMOOTHING = 0.3  # weight of the newest measurement
 FORGET_SECONDS = 5.0  # after which half of what was learnt about a peer's slowness is forgotten
 SLOW_FACTOR = 3.0  # later than this many times the prediction is as bad as a failure
 LONGEST_CORRECTION = 4.0
+MOST_DELAYED = 4  # running streams whose delay counts: with more, the first token would wait for ever
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 64.0  # seconds without a peer that failed
 
 
@@ -25,6 +26,7 @@ class Need:
     num_tokens: int  # not cached here
     num_bytes: int  # of their blocks
     num_queued: int  # prompt tokens to compute before it here
+    num_running: int  # streams whose next tokens would wait while it is computed here
     rate: float  # tokens/s here; 0: not measured
 
 
@@ -76,7 +78,7 @@ class Decider:
         self._experience: dict[int, Experience] = {}
 
     def choose(self, need: Need, candidates: Sequence[Candidate], now: float) -> Choice:
-        """The peer to ask, or None."""
+        """The peer to ask, or None: what is compared is the time that everybody waits, running streams too."""
         if need.num_tokens < self._min_tokens:
             return Choice(peer=None, why="short")
         if not candidates:
@@ -84,13 +86,15 @@ class Decider:
         active = [each for each in candidates if now >= self._of(each.peer, now).paused_until]
         if not active:
             return Choice(peer=None, why="paused")
-        queue_here, cost_here = self._cost_here(need, active)
+        rate = need.rate or next((each.rate for each in active if each.rate), ASSUMED_RATE)
+        queue_here, work_here = need.num_queued / rate, need.num_tokens / rate
+        allowance = work_here * min(need.num_running, MOST_DELAYED) + GRACE_SECONDS
         cost, queue, best = min(
             ((*self._cost_there(need, each, now), each) for each in active), key=lambda item: (item[0], item[2].peer)
         )
-        if queue > queue_here + GRACE_SECONDS:
+        if queue > queue_here + allowance:
             return Choice(peer=None, why="queue", seconds=cost)
-        if cost > cost_here * self._slack + GRACE_SECONDS:
+        if cost > (queue_here + work_here) * self._slack + allowance:
             return Choice(peer=None, why="cost", seconds=cost)
         self._of(best.peer, now).asked_at = now
         return Choice(peer=best.peer, why="remote", seconds=cost if best.rate else 0.0)
@@ -123,11 +127,6 @@ class Decider:
     def forget(self, peer: int) -> None:
         """The peer has gone; what comes under its number again is another."""
         self._experience.pop(peer, None)
-
-    def _cost_here(self, need: Need, candidates: Sequence[Candidate]) -> tuple[float, float]:
-        """Seconds before it begins here, and until it is done; without a measurement as fast as a peer."""
-        rate = need.rate or next((each.rate for each in candidates if each.rate), ASSUMED_RATE)
-        return need.num_queued / rate, (need.num_queued + need.num_tokens) / rate
 
     def _cost_there(self, need: Need, candidate: Candidate, now: float) -> tuple[float, float]:
         """Seconds until the last block is here, and before it begins there; transfer and prefill overlap."""

@@ -116,6 +116,7 @@ class Fetching:
             num_tokens=len(prompt.known) - start * size,
             num_bytes=(len(hashes) - start) * self._kind.block_bytes,
             num_queued=self._num_queued(),
+            num_running=len(self._scheduler.running),
             rate=self._rate(),
         )
         choice = self._choose(request.prefiller, need, len(hashes) * size, now)
