@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
 
 import uvicorn
+
+ACCEPTS = 8  # connections that are taken in one turn of the event loop
 
 
 class InheritedServer(uvicorn.Server):
@@ -15,3 +18,11 @@ class InheritedServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Install nothing."""
         yield
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to exit, on sockets that listen already.
+
+        libuv takes one connection per listening descriptor and turn, whatever waits: when turns take long, that is what
+        clients wait for. So it gets several descriptors of each socket.
+        """
+        await super().serve([each for one in sockets or [] for each in (one, *(one.dup() for _ in range(ACCEPTS - 1)))])

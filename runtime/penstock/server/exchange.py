@@ -151,9 +151,10 @@ class Exchange:
             await self._on_disconnect()
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching, and let go of what refers to this: thousands of cycles a second would keep the collector busy."""
         if self._watcher is not None:
             self._watcher.cancel()
+        self._watcher = self._on_disconnect = None
 
     # -- the answer
 
