@@ -1,0 +1,1 @@
+"""The API that people write YAML for."""

@@ -1,0 +1,1 @@
+"""From a spec to manifests, purely: the same spec gives the same manifests."""
