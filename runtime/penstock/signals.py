@@ -1,12 +1,32 @@
-"""Signals as bytes on a socket, for a loop that waits on descriptors."""
+"""Signals as bytes on a socket, for a loop that waits on descriptors, and as events, for an event loop."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from types import FrameType
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Set by signals once `listen` was called in a running event loop."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)  # SIGTERM or SIGINT: what runs may finish
+    hurried: asyncio.Event = field(default_factory=asyncio.Event)  # SIGINT: it may not
+
+    def listen(self) -> None:
+        """From now on signals only set the events."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.asked.set)
+        loop.add_signal_handler(signal.SIGINT, self._hurry)
+
+    def _hurry(self) -> None:
+        self.asked.set()
+        self.hurried.set()
 
 
 @contextlib.contextmanager

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import resource
-import signal
 import socket
 import sys
 import time
@@ -22,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from penstock import envs
 from penstock.errors import EngineFailure, PenstockError
-from penstock.inherited_server import InheritedServer
+from penstock.inherited_server import InheritedServer, calm_collector
 from penstock.internal.credentials import ClusterKeys
 from penstock.lifetime import die_with_parent
 from penstock.logs import configure, event
@@ -41,6 +39,7 @@ from penstock.router.tenants import Tenants
 from penstock.router.tls import CHECK_SECONDS, Certificate
 from penstock.router.upstream import Upstream
 from penstock.router.watch import Watch
+from penstock.signals import Ending
 
 WRITE_BUFFER = 256 << 10  # bytes that a slow reader may be behind before its pod has to wait, too
 LAST_BYTES_SECONDS = 3  # for connections to close after the last answer
@@ -126,15 +125,8 @@ class Worker:
 
     async def run(self, report_fd: int) -> None:
         """After SIGTERM running answers get the grace period, after SIGINT they end at once."""
-        loop = asyncio.get_running_loop()
-        ending, hurried = asyncio.Event(), asyncio.Event()
-        loop.add_signal_handler(signal.SIGTERM, ending.set)
-
-        def hurry() -> None:
-            ending.set()
-            hurried.set()
-
-        loop.add_signal_handler(signal.SIGINT, hurry)
+        end = Ending()
+        end.listen()
         await self._service.watch.start()
         serving = [asyncio.create_task(server.serve([listener])) for server, listener in self._servers]
         ticking = asyncio.create_task(self._tick())
@@ -144,8 +136,8 @@ class Worker:
             os.write(report_fd, b"1")
         os.close(report_fd)
         calm_collector()
-        await ending.wait()
-        await self._drain(hurried)
+        await end.asked.wait()
+        await self._drain(end.hurried)
         for server, _ in self._servers:
             server.should_exit = True
         await asyncio.gather(*serving)
@@ -192,13 +184,6 @@ def unix_listener(path: Path) -> socket.socket:
     listener.bind(str(path))
     listener.listen(1024)
     return listener
-
-
-def calm_collector() -> None:
-    """Requests leave few cycles: look for them seldom, and not among what start-up left."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 def allow_many_files() -> None:

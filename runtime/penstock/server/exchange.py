@@ -151,7 +151,7 @@ class Exchange:
             await self._on_disconnect()
 
     def close(self) -> None:
-        """Stop watching, and let go of what refers to this: thousands of cycles a second would keep the collector busy."""
+        """Stop watching, and let go of what refers to this, so that nothing is left for the collector."""
         if self._watcher is not None:
             self._watcher.cancel()
         self._watcher = self._on_disconnect = None

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +23,7 @@ from penstock.engine.client import EngineClient
 from penstock.engine.drain_flag import DrainFlag
 from penstock.engine.launch import ApiStarted, ChildFailed, Launch, ReportWriter
 from penstock.errors import PenstockError
-from penstock.inherited_server import InheritedServer
+from penstock.inherited_server import InheritedServer, calm_collector
 from penstock.logs import configure, event
 from penstock.models.spec import ModelSpec
 from penstock.server.app import build_app
@@ -33,6 +31,7 @@ from penstock.server.internal.app import build_internal_app
 from penstock.server.internal.guarded_protocol import GuardedProtocol
 from penstock.server.metrics import Metrics
 from penstock.server.serving import Serving, model_name
+from penstock.signals import Ending
 from penstock.tokenizer import Tokenizer
 
 MOVE_SECONDS = 2.0  # before the end of the grace period: what has not ended goes on at another pod
@@ -93,24 +92,17 @@ def build_llm(launch: Launch, client: int) -> AsyncLLM:
 
 async def serve(serving: Serving, servers: Mapping[InheritedServer, socket.socket], reports: ReportWriter) -> None:
     """Serve until drained: after SIGTERM running streams get the grace period, after SIGINT they end at once."""
-    llm, loop = serving.llm, asyncio.get_running_loop()
-    is_asked_to_end, is_hurried = asyncio.Event(), asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, is_asked_to_end.set)
-
-    def hurry() -> None:
-        is_asked_to_end.set()
-        is_hurried.set()
-
-    loop.add_signal_handler(signal.SIGINT, hurry)
+    llm, end = serving.llm, Ending()
+    end.listen()
     llm.start()
     running = [asyncio.create_task(server.serve([listener])) for server, listener in servers.items()]
     announcing = asyncio.create_task(announce(llm, servers, reports))
-    ending = asyncio.create_task(is_asked_to_end.wait())
+    ending = asyncio.create_task(end.asked.wait())
     await asyncio.wait((*running, ending), return_when=asyncio.FIRST_COMPLETED)
     announcing.cancel()
     ending.cancel()
     if not any(task.done() for task in running):
-        await drain(serving, is_hurried)
+        await drain(serving, end.hurried)
     for server in servers:
         server.should_exit = True
     await asyncio.gather(*running)
@@ -118,14 +110,12 @@ async def serve(serving: Serving, servers: Mapping[InheritedServer, socket.socke
 
 
 async def announce(llm: AsyncLLM, servers: Iterable[InheritedServer], reports: ReportWriter) -> None:
-    """Report readiness to the supervisor, then take what start-up left behind out of the garbage collector's view."""
+    """Report readiness to the supervisor."""
     await llm.wait_ready()
     while not all(server.started for server in servers):
         await asyncio.sleep(0.01)
     reports.send(ApiStarted())
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)  # requests leave few cycles; the default runs several times per busy step
+    calm_collector()
 
 
 async def drain(serving: Serving, is_hurried: asyncio.Event) -> None:
