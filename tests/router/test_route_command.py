@@ -109,7 +109,7 @@ def test_kill_9_of_a_pod_is_seen_by_no_client(tmp_path):
         ThreadPoolExecutor(16) as pool,
     ):
         running = [pool.submit(stream, router, f"{number}", 120) for number in range(12)]
-        wait_for(lambda: router.metric("penstock_router_requests_in_flight") == 12, 5)
+        wait_for(lambda: router.metric("penstock_router_added_ttft_seconds_count") == 12, 5)  # each has had an event
         one.process.kill()
         texts = [task.result() for task in running]
         assert router.metric("penstock_router_resumes_total") >= 3
