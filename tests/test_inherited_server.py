@@ -33,6 +33,8 @@ async def count_taken(listener: socket.socket) -> int:
 
 
 def test_connections_that_wait_are_taken_together_however_long_a_turn_of_the_loop_takes():
-    with socket.create_server(("127.0.0.1", 0), backlog=ACCEPTS) as listener:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            assert runner.run(count_taken(listener)) == ACCEPTS
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=ACCEPTS) as listener,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        assert runner.run(count_taken(listener)) == ACCEPTS

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from penstock.sampling.params import SamplingParams
+from penstock.version import VERSION
 
 if TYPE_CHECKING:
     from penstock.engine.llm import LLM
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["LLM", "SamplingParams", "__version__"]
 
 

@@ -18,6 +18,8 @@ COMMANDS = {
     "chat": "talk to a model in the terminal",
     "generate": "continue one prompt and end",
     "models": "list what can be served from here",
+    "fetch": "fetch a model into the cache and end",
+    "k8s": "how services in a Kubernetes cluster are doing, and why",
     "bench": "measure this machine against its limits, and the answers against transformers",
 }
 BENCHMARKS = {

@@ -16,6 +16,12 @@ def cache_folder() -> Path:
     return Path(base).expanduser() / "penstock"
 
 
+def shipped_folder() -> Path | None:
+    """Models that came with a container image, laid out as the cache and only read: `PENSTOCK_SHIPPED`."""
+    chosen = os.environ.get("PENSTOCK_SHIPPED")
+    return Path(chosen) if chosen else None
+
+
 def api_keys() -> tuple[str, ...]:
     """API keys that clients must present, comma-separated in `PENSTOCK_API_KEY`; none means no authentication."""
     return tuple(key for key in os.environ.get("PENSTOCK_API_KEY", "").split(",") if key)

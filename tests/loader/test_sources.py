@@ -220,6 +220,18 @@ def test_a_cached_folder_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch
     assert cached("kind", "name", fails) == folder
 
 
+def test_a_folder_that_was_shipped_is_used_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path / "file"))
+    monkeypatch.setenv("PENSTOCK_SHIPPED", str(tmp_path / "shipped"))
+    with pytest.raises(ModelError, match="cannot write the model cache"):
+        cached("kind", "name", lambda partial: None)
+    (tmp_path / "shipped/kind/name").mkdir(parents=True)
+    assert cached("kind", "name", lambda partial: None) == tmp_path / "shipped/kind/name"
+
+
 def test_processes_that_start_together_build_once(tmp_path: Path) -> None:
     code = (
         "import sys, time\nfrom penstock.loader.cache import cached\n"

@@ -49,7 +49,8 @@ async def test_a_file_is_read_anew_when_it_changes_and_kept_when_it_is_wrong(tmp
     assert await source.look_up() == []
 
 
-async def test_a_name_stands_for_all_its_addresses_and_is_looked_up_again(monkeypatch):
+@pytest.mark.parametrize("nobody", [socket.EAI_NONAME, socket.EAI_NODATA], ids=["no such name", "no address"])
+async def test_a_name_stands_for_all_its_addresses_and_is_looked_up_again(monkeypatch, nobody):
     clock, answers = Clock(), [["10.0.0.1", "10.0.0.2"], ["10.0.0.2"]]
     source = Source("decode", "decode.test:8001", clock)
 
@@ -64,7 +65,7 @@ async def test_a_name_stands_for_all_its_addresses_and_is_looked_up_again(monkey
     assert await source.look_up() == ["10.0.0.1:8001", "10.0.0.2:8001"]
     clock.now = 3.5
     assert await source.look_up() == ["10.0.0.2:8001"]
-    answers += [socket.gaierror(socket.EAI_AGAIN, "later"), socket.gaierror(socket.EAI_NONAME, "nobody")]
+    answers += [socket.gaierror(socket.EAI_AGAIN, "later"), socket.gaierror(nobody, "nobody")]
     clock.now = 7.0
     assert await source.look_up() == ["10.0.0.2:8001"]
     clock.now = 10.5

@@ -38,7 +38,8 @@ def add_arguments(parser: Parser) -> None:
     """One positional, MODEL, and a flag for each setting."""
     parser.epilog = (
         "environment: PENSTOCK_API_KEY (keys that clients must present, comma-separated), PENSTOCK_CACHE (folder for\n"
-        "models), PENSTOCK_LOG_LEVEL (debug, info, warning, error)"
+        "models), PENSTOCK_SHIPPED (folder of models that came with a container image), PENSTOCK_LOG_LEVEL (debug,\n"
+        "info, warning, error)"
     )
     parser.add_argument("model", nargs="?", default=EMBEDDED_MODEL, metavar="MODEL", help=MODEL_HELP)
     add_config_flags(parser)

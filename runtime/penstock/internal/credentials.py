@@ -45,10 +45,17 @@ class ClusterKeys:
         if file is not None:
             self._load(file)
 
+    @classmethod
+    def of(cls, *keys: bytes) -> ClusterKeys:
+        """Keys that the caller has already, the present one first, instead of a file."""
+        made = cls(None)
+        made._keys = keys
+        return made
+
     @property
     def is_set(self) -> bool:
         """True if tokens are needed."""
-        return self._file is not None
+        return self._file is not None or bool(self._keys)
 
     def sign(self, claims: Claims) -> str:
         """The value of an Authorization header."""
@@ -95,7 +102,7 @@ class ClusterKeys:
     def _current(self) -> tuple[bytes, ...]:
         """The keys, read anew if the file has changed; a file that is being replaced leaves the old ones."""
         if self._file is None:
-            return (b"",)
+            return self._keys or (b"",)
         try:
             if _stamp_of(self._file) != self._stamp:
                 self._load(self._file)

@@ -24,7 +24,8 @@ class FleetEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     queued_tokens: int = 0
     kv_usage: float = 0.0
     prefill_rate: float | None = None  # tokens/s
-    output_tokens: int = 0  # in its life
+    prompt_tokens: int = 0  # computed in its life
+    output_tokens: int = 0  # likewise
     leases: int = 0
     max_num_seqs: int = 0
     transfers: TransferTotals = TransferTotals()
@@ -62,6 +63,7 @@ def endpoint_of(load: Load, url: str) -> FleetEndpoint:
         queued_tokens=load.queued_tokens,
         kv_usage=load.kv_usage,
         prefill_rate=load.prefill_rate,
+        prompt_tokens=load.prompt_tokens,
         output_tokens=load.output_tokens,
         leases=load.leases,
         max_num_seqs=load.max_num_seqs,

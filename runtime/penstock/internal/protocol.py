@@ -56,6 +56,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int
     max_num_seqs: int
     leases: int = 0  # held for peers
+    prompt_tokens: int = 0  # computed in this pod's life
     transfers: TransferTotals = TransferTotals()
 
 

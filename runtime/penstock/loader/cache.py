@@ -7,15 +7,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from penstock.envs import cache_folder
+from penstock.envs import cache_folder, shipped_folder
 from penstock.errors import ModelError
 
 
 def cached(kind: str, name: str, build: Callable[[Path], None]) -> Path:
     """The folder `kind/name` of the cache. The first caller fills it with `build(partial folder)`, others wait.
 
-    It appears whole or not at all. Raises `ModelError` where the cache cannot be written.
+    It appears whole or not at all; one that was shipped with the image is taken as it is. Raises `ModelError` where the
+    cache cannot be written.
     """
+    if (shipped := shipped_folder()) is not None and (shipped / kind / name).is_dir():
+        return shipped / kind / name
     folder = cache_folder() / kind / name
     if folder.is_dir():
         return folder

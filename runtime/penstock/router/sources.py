@@ -80,7 +80,7 @@ class Source:
             rows = await asyncio.get_running_loop().getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             # A name without addresses is a service without pods; a server that does not answer says nothing.
-            found = [] if error.errno == socket.EAI_NONAME else known
+            found = [] if error.errno in (socket.EAI_NONAME, socket.EAI_NODATA) else known
         else:
             v4 = [row for row in rows if row[0] == socket.AF_INET]  # one pod is not to be counted once per family
             found = [str(HostPort(str(row[4][0]), wanted.port)) for row in v4 or rows]

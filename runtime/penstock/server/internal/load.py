@@ -34,6 +34,7 @@ def load_of(serving: Serving) -> Load:
         waiting=int(totals["penstock_num_requests_waiting"]),
         queued_tokens=stats.num_waiting_tokens,
         prefill_rate=stats.prefill_rate or None,
+        prompt_tokens=int(totals["penstock_engine_prompt_tokens_total"]),
         output_tokens=int(totals["penstock_engine_output_tokens_total"]),
         kv_usage=stats.kv_usage,
         capacity_tokens=0 if known is None else known.num_blocks * known.block_size,
