@@ -1,108 +1,78 @@
 """`penstock.dev/v1alpha1`: what people write, and what the operator answers.
 
-Parsing, the CustomResourceDefinitions (`crds/`) and the reference (`docs/api-reference.md`) all come from these types.
+Parsing, the CustomResourceDefinitions (`crds/`) and the reference (`docs/api-reference.md`) all come from these types,
+which continue in `model.py`, `scaling.py` and `status.py`.
 A field without a value means "not set": the operator decides then, and may decide better in its next version.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from penstock_operator.api.rules import OPEN, Rule
+from penstock_operator.api.model import Engine as Engine
+from penstock_operator.api.model import Model as Model
+from penstock_operator.api.model import ModelCache as ModelCache
+from penstock_operator.api.rules import IF_MISSING, Rule, by_key
+from penstock_operator.api.scalars import (
+    Annotations,
+    Embedded,
+    Hostname,
+    Labels,
+    Name,
+    Named,
+    Part,
+    Quantity,
+    Replicas,
+    Share,
+    Word,
+    Words,
+)
+from penstock_operator.api.scaling import Autoscaling as Autoscaling
+from penstock_operator.api.scaling import DecodeScaling as DecodeScaling
+from penstock_operator.api.scaling import PrefillScaling as PrefillScaling
+from penstock_operator.api.scaling import Range as Range
+from penstock_operator.api.scaling import Schedule as Schedule
+from penstock_operator.api.scaling import Slo as Slo
+from penstock_operator.api.scaling import Windows as Windows
 
 GROUP, VERSION = "penstock.dev", "v1alpha1"
 LONGEST_NAME = 40  # of an InferenceService: children's names are longer, and labels take 63
 
-Quantity = int | Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$")]
-Duration = Annotated[str, Meta(pattern=r"^([0-9]+(ms|s|m|h))+$", max_length=32)]
-Share = Annotated[int, Meta(ge=0, le=10_000)] | Annotated[str, Meta(pattern=r"^(100|[1-9]?[0-9])%$")]
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
-Replicas = Annotated[int, Meta(ge=0, le=10_000)]
-Words = Annotated[str, Meta(min_length=1, max_length=1024)]
-Embedded = Annotated[dict[str, Any], Meta(extra={OPEN: True})]  # a part of Kubernetes' own API, which checks it
 
-
-class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
-    """A part of an object."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = ()
-
-
-class ModelCache(Part, frozen=True, kw_only=True):
-    """Where the weights are kept."""
-
-    RULES = (
-        Rule("self.type == 'Shared' || !has(self.claimName)", "claimName needs type: Shared"),
-        Rule(
-            "self.type != 'Shared' || has(self.claimName) || has(self.size)",
-            "a shared cache needs a size, such as 50Gi, or the claimName of a volume that is there",
-        ),
-    )
-
-    type: Annotated[
-        Literal["Pod", "Shared"],
-        Meta(
-            description="Pod: every pod fetches its own copy; Shared: one volume that many nodes can mount, filled once"
-        ),
-    ]
-    size: Annotated[Quantity | None, Meta(description="of the volume, such as 50Gi")] = None
-    storage_class_name: Annotated[Name | None, Meta(description="of the volume; default: the cluster's own")] = None
-    access_mode: Annotated[
-        Literal["ReadWriteMany", "ReadOnlyMany"] | None,
-        Meta(description="of the shared volume; default: ReadWriteMany"),
-    ] = None
-    claim_name: Annotated[
-        Name | None, Meta(description="a PersistentVolumeClaim that exists, instead of a new one")
-    ] = None
-
-
-class Model(Part, frozen=True, kw_only=True):
-    """What is served."""
-
-    source: Annotated[Words, Meta(description="hf://org/name, a path in the image or on a volume, or pvc://claim/path")]
-    revision: Annotated[Words | None, Meta(description="branch, tag or commit of a hub model")] = None
-    served_name: Annotated[Words | None, Meta(description="name that clients use; default: the model's own")] = None
-    credentials_secret: Annotated[
-        Name | None, Meta(description="Secret whose key HF_TOKEN may read a gated or private model")
-    ] = None
-    cache: Annotated[ModelCache | None, Meta(description="default: every pod fetches its own copy")] = None
-
-
-class Engine(Part, frozen=True, kw_only=True):
-    """How it is computed."""
-
-    dtype: Annotated[Literal["auto", "bfloat16", "float32"] | None, Meta(description="of activations")] = None
-    quantization: Annotated[Literal["int8", "int4"] | None, Meta(description="of the weights, while loading")] = None
-    kv_cache_dtype: Annotated[Literal["auto", "bfloat16", "float32"] | None, Meta(description="of keys and values")] = (
-        None
-    )
-    kv_cache_memory: Annotated[Quantity | None, Meta(description="for keys and values; default: what is free")] = None
-    max_model_len: Annotated[
-        Annotated[int, Meta(ge=1, le=1 << 24)] | None, Meta(description="longest prompt plus output, in tokens")
-    ] = None
-    args: Annotated[
-        tuple[Words, ...],
-        Meta(max_length=64, description="further flags of `penstock serve`, such as --max-num-seqs=64"),
-    ] = ()
+HAS_ROUTER = "!has(self.router) || !has(self.router.enabled) || self.router.enabled"
+IS_SCALED = "has(self.autoscaling) && self.autoscaling.mode != 'Advisory'"
 
 
 class Resources(Part, frozen=True, kw_only=True):
     """Of one pod's container."""
 
     requests: Annotated[
-        dict[str, Quantity], Meta(description="what it needs, such as cpu, memory, nvidia.com/gpu")
-    ] = {}
-    limits: Annotated[dict[str, Quantity], Meta(description="what it may take")] = {}
+        dict[str, Quantity], Meta(max_length=32, description="what it needs, such as cpu, memory, nvidia.com/gpu")
+    ] = msgspec.field(default_factory=dict)
+    limits: Annotated[dict[str, Quantity], Meta(max_length=32, description="what it may take")] = msgspec.field(
+        default_factory=dict
+    )
 
 
 class TemplateMetadata(Part, frozen=True, kw_only=True):
     """Labels and annotations of pods, beside those of the operator."""
 
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+    RULES = (
+        Rule(
+            "!has(self.labels) || self.labels.all(key, !key.startsWith('penstock.dev/'))",
+            "labels that begin with penstock.dev/ are the operator's: use a prefix of your own",
+        ),
+        Rule(
+            "!has(self.annotations) || self.annotations.all(key, !key.startsWith('penstock.dev/'))",
+            "annotations that begin with penstock.dev/ are the operator's: use a prefix of your own",
+        ),
+    )
+
+    labels: Labels = msgspec.field(default_factory=dict)
+    annotations: Annotations = msgspec.field(default_factory=dict)
 
 
 class PodTemplate(Part, frozen=True, kw_only=True):
@@ -129,7 +99,7 @@ class Connector(Part, frozen=True, kw_only=True):
 
     type: Annotated[Literal["nixl"], Meta(description="NIXL, over RDMA, NVLink or TCP")]
     rdma: Annotated[
-        Words | None, Meta(description="resource of an RDMA device, such as rdma/hca; the pods lock memory then")
+        Word | None, Meta(description="resource of an RDMA device, such as rdma/hca; the pods lock memory then")
     ] = None
 
 
@@ -142,22 +112,26 @@ class RouterService(Part, frozen=True, kw_only=True):
     port: Annotated[Annotated[int, Meta(ge=1, le=65535)] | None, Meta(description="default: 80, or 443 with TLS")] = (
         None
     )
-    annotations: dict[str, str] = {}
+    annotations: Annotations = msgspec.field(default_factory=dict)
 
 
 class ParentReference(Part, frozen=True, kw_only=True):
     """A Gateway."""
 
-    name: Name
-    namespace: Name | None = None
+    name: Annotated[Name, Meta(description="of the Gateway")]
+    namespace: Annotated[Name | None, Meta(description="of the Gateway; default: the service's own")] = None
     section_name: Annotated[Name | None, Meta(description="one of its listeners")] = None
 
 
 class Gateway(Part, frozen=True, kw_only=True):
     """How a Gateway reaches the service."""
 
-    parents: Annotated[tuple[ParentReference, ...], Meta(min_length=1, max_length=8)]
-    hostnames: Annotated[tuple[Name, ...], Meta(max_length=16)] = ()
+    parents: Annotated[
+        tuple[ParentReference, ...], Meta(min_length=1, max_length=8, description="Gateways that lead here")
+    ]
+    hostnames: Annotated[
+        tuple[Hostname, ...], Meta(max_length=16, description="that lead here; default: all of the Gateway's")
+    ] = ()
     inference_pool: Annotated[
         bool | None,
         Meta(description="an InferencePool in front of the pods, whose endpoint picker chooses instead of us"),
@@ -166,6 +140,14 @@ class Gateway(Part, frozen=True, kw_only=True):
 
 class Router(Part, frozen=True, kw_only=True):
     """What clients talk to."""
+
+    RULES = (
+        Rule(
+            "!has(self.gateway) || !has(self.enabled) || self.enabled"
+            " || has(self.gateway.inferencePool) && self.gateway.inferencePool",
+            "gateway needs the router, or inferencePool: true, where the gateway itself chooses the pod",
+        ),
+    )
 
     enabled: Annotated[bool | None, Meta(description="default: true")] = None
     replicas: Annotated[Annotated[int, Meta(ge=1, le=100)] | None, Meta(description="default: 1")] = None
@@ -176,77 +158,20 @@ class Router(Part, frozen=True, kw_only=True):
     gateway: Gateway | None = None
 
 
-class Range(Part, frozen=True, kw_only=True):
-    """How many pods there may be."""
-
-    RULES = (Rule("!has(self.min) || !has(self.max) || self.min <= self.max", "min is above max"),)
-
-    min: Annotated[Replicas | None, Meta(description="default: 1")] = None
-    max: Annotated[Annotated[int, Meta(ge=1, le=10_000)] | None, Meta(description="default: min, or 1")] = None
-
-
-class PrefillScaling(Range, frozen=True, kw_only=True):
-    """When there are more prefill pods."""
-
-    target_queue_seconds: Annotated[
-        Annotated[int, Meta(ge=1, le=3600)] | None, Meta(description="of work that waits, per pod; default: 1")
-    ] = None
-
-
-class DecodeScaling(Range, frozen=True, kw_only=True):
-    """When there are more decode pods (or pods of the one role, without prefill)."""
-
-    target_kv_utilization: Annotated[
-        Annotated[int, Meta(ge=1, le=100)] | None, Meta(description="of the KV cache, in percent; default: 80")
-    ] = msgspec.field(default=None, name="targetKVUtilization")
-
-
-class Schedule(Part, frozen=True, kw_only=True):
-    """Other limits at certain times."""
-
-    name: Name
-    start: Annotated[str, Meta(description="cron expression of five fields", max_length=100)]
-    duration: Duration
-    time_zone: Annotated[Words | None, Meta(description="IANA name; default: UTC")] = None
-    prefill: Range | None = None
-    decode: Range | None = None
-
-
-class Windows(Part, frozen=True, kw_only=True):
-    """For how long a signal must stand before it is followed."""
-
-    up: Annotated[Duration | None, Meta(description="default: 0s")] = None
-    down: Annotated[Duration | None, Meta(description="default: 5m")] = None
-
-
-class Autoscaling(Part, frozen=True, kw_only=True):
-    """Who sets the number of pods, and by what."""
-
-    mode: Annotated[
-        Literal["Builtin", "HPA", "KEDA", "Advisory"],
-        Meta(
-            description="Builtin: this operator; HPA, KEDA: those, by our metrics; Advisory: nobody, only a report"
-        ),
-    ]
-    prefill: PrefillScaling | None = None
-    decode: DecodeScaling | None = None
-    gpu_budget: Annotated[
-        Annotated[int, Meta(ge=1, le=100_000)] | None, Meta(description="GPUs that both roles together may request")
-    ] = None
-    scale_to_zero_after: Annotated[Duration | None, Meta(description="without a request; default: never")] = None
-    windows: Windows | None = None
-    schedules: Annotated[tuple[Schedule, ...], Meta(max_length=16)] = ()
-
-
-class Slo(Part, frozen=True, kw_only=True):
-    """What clients are promised; autoscaling keeps to it."""
-
-    ttft: Annotated[Duration | None, Meta(description="time to first token")] = None
-    itl: Annotated[Duration | None, Meta(description="between tokens")] = None
-
-
 class Rollout(Part, frozen=True, kw_only=True):
     """How a change reaches the pods."""
+
+    RULES = (
+        Rule(
+            "!has(self.maxSurge) || !has(self.maxUnavailable)"
+            " || !(string(self.maxSurge) in ['0', '0%'] && string(self.maxUnavailable) in ['0', '0%'])",
+            "maxSurge and maxUnavailable cannot both be 0, no pod could ever be replaced: write 1 for one of them",
+        ),
+        Rule(
+            "has(self.maxUnavailable) || !has(self.maxSurge) || !(string(self.maxSurge) in ['0', '0%'])",
+            "maxSurge: 0 needs a maxUnavailable above 0, which is 0 by default: write maxUnavailable: 1",
+        ),
+    )
 
     max_surge: Annotated[Share | None, Meta(description="pods beyond the wanted number; default: 1")] = None
     max_unavailable: Annotated[Share | None, Meta(description="pods below it; default: 0")] = None
@@ -283,11 +208,18 @@ class Security(Part, frozen=True, kw_only=True):
 class Runtime(Part, frozen=True, kw_only=True):
     """The image that every pod runs."""
 
-    image: Annotated[Words | None, Meta(description="default: the operator's")] = None
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    image_pull_secrets: Annotated[tuple[Name, ...], Meta(max_length=16)] = ()
+    image: Annotated[Word | None, Meta(description="default: the operator's")] = None
+    image_pull_policy: Annotated[
+        Literal["Always", "IfNotPresent", "Never"] | None, Meta(description="when nodes fetch the image")
+    ] = None
+    image_pull_secrets: Annotated[
+        tuple[Name, ...], Meta(max_length=16, description="Secrets that may read the image's registry")
+    ] = ()
     service_account_name: Annotated[Name | None, Meta(description="default: one without any rights")] = None
-    env: Annotated[tuple[Embedded, ...], Meta(max_length=128, description="EnvVars of the engine's container")] = ()
+    env: Annotated[
+        tuple[Named, ...],
+        Meta(max_length=128, description="EnvVars of the engine's container", extra_json_schema=by_key("name")),
+    ] = ()
 
 
 class InferenceServiceSpec(Part, frozen=True, kw_only=True):
@@ -298,32 +230,62 @@ class InferenceServiceSpec(Part, frozen=True, kw_only=True):
             "!has(self.prefill) || has(self.connector)", "prefill pods need a connector: write connector: {type: nixl}"
         ),
         Rule(
-            "!has(self.autoscaling) || self.autoscaling.mode == 'Advisory' || !has(self.decode.replicas)",
-            "decode.replicas and autoscaling exclude each other: leave replicas out, or use mode: Advisory",
+            f"!({IS_SCALED}) || !has(self.autoscaling.decode) || !has(self.decode) || !has(self.decode.replicas)",
+            "decode.replicas and autoscaling.decode exclude each other: leave one out, or use mode: Advisory",
         ),
         Rule(
-            "!has(self.autoscaling) || self.autoscaling.mode == 'Advisory' || !has(self.prefill)"
-            " || !has(self.prefill.replicas)",
-            "prefill.replicas and autoscaling exclude each other: leave replicas out, or use mode: Advisory",
+            f"!({IS_SCALED}) || !has(self.autoscaling.prefill) || !has(self.prefill) || !has(self.prefill.replicas)",
+            "prefill.replicas and autoscaling.prefill exclude each other: leave one out, or use mode: Advisory",
         ),
         Rule(
-            "!has(self.autoscaling) || !has(self.autoscaling.scaleToZeroAfter) || !has(self.router)"
-            " || !has(self.router.enabled) || self.router.enabled",
-            "scaleToZeroAfter needs the router, which holds requests while nothing runs",
+            f"!({IS_SCALED}) || !has(self.decode) || !has(self.decode.replicas)"
+            " || has(self.prefill) && !has(self.prefill.replicas)",
+            "every role has fixed replicas, so nothing can be scaled: leave decode.replicas out, or use mode: Advisory",
         ),
         Rule(
-            "!has(self.rollout) || !has(self.rollout.maxSurge) || !has(self.rollout.maxUnavailable)"
-            " || !(string(self.rollout.maxSurge) in ['0', '0%'] && string(self.rollout.maxUnavailable) in ['0', '0%'])",
-            "maxSurge and maxUnavailable cannot both be 0: no pod could ever be replaced",
+            "!has(self.autoscaling) || !has(self.autoscaling.prefill) || has(self.prefill)",
+            "autoscaling.prefill needs prefill pods: write prefill: {}, or leave it out",
+        ),
+        Rule(
+            f"!has(self.autoscaling) || !has(self.autoscaling.scaleToZeroAfter) || {HAS_ROUTER}",
+            "scaleToZeroAfter needs the router, which holds requests while nothing runs: leave router.enabled out",
+        ),
+        Rule(
+            "!has(self.autoscaling) || !has(self.autoscaling.scaleToZeroAfter)"
+            " || !(has(self.decode) && has(self.decode.replicas))"
+            " && !(has(self.prefill) && has(self.prefill.replicas))",
+            "scaleToZeroAfter cannot take pods away that are fixed: leave replicas of prefill and decode out",
+        ),
+        Rule(
+            f"!has(self.security) || !has(self.security.tls) || {HAS_ROUTER}",
+            "security.tls is at the router: leave router.enabled out",
+        ),
+        Rule(
+            f"!has(self.security) || !has(self.security.apiKeysSecret) || {HAS_ROUTER}",
+            "the router checks security.apiKeysSecret: leave router.enabled out",
+        ),
+        Rule(
+            "!has(self.security) || !has(self.security.apiKeysSecret) || !has(self.router)"
+            " || !has(self.router.gateway) || !has(self.router.gateway.inferencePool)"
+            " || !self.router.gateway.inferencePool",
+            "an InferencePool leads past the router, which checks security.apiKeysSecret: leave one of both out",
         ),
     )
 
-    model: Model
+    model: Annotated[
+        Model,
+        Meta(
+            description="what is served",
+            extra_json_schema={IF_MISSING: "write model: {source: hf://org/name}"},
+        ),
+    ]
     engine: Engine | None = None
     prefill: Annotated[
         Role | None, Meta(description="pods that compute long prompts; without it one role does all")
     ] = None
-    decode: Annotated[Role, Meta(description="pods that own requests; without prefill they do everything")]
+    decode: Annotated[
+        Role, Meta(description="pods that own requests; without prefill they do everything; default: {}")
+    ] = msgspec.field(default_factory=Role)
     connector: Connector | None = None
     router: Router | None = None
     autoscaling: Autoscaling | None = None
