@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from penstock_operator.kinds import Kind
 from penstock_operator.service import Manifest
@@ -16,6 +16,8 @@ class Defaults:
     cluster_domain: str  # cluster.local
     apis: frozenset[Kind]  # optional kinds that the cluster knows
     operator_namespace: str
+    scaler_address: str = ""  # host:port at which KEDA reaches us; empty: it does not
+    master_keys: tuple[bytes, ...] = field(repr=False)  # the present one, and perhaps the one before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
