@@ -6,9 +6,12 @@ BIN := $(VENV)/bin
 ARGS ?=
 PORT ?= 8000
 STAMP := $(VENV)/.installed
+CLUSTER ?= local
+IMAGE_TAG ?= 0.1.0
+KIND_CLUSTER := penstock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo-pd test test-faults lint format bench generate verify clean
+.PHONY: help setup run demo-pd test test-faults test-cluster image kind-up lint format bench generate verify clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +38,21 @@ test: setup ## Everything a machine without GPU and cluster can prove
 test-faults: setup ## Kill, stop and cut off real processes, for minutes
 	$(BIN)/python -m pytest tests/faults --faults $(ARGS)
 
+test-cluster: setup ## In pods of a real Kubernetes: make test-cluster CLUSTER=local|kind|kubeconfig
+	$(BIN)/python -m pytest tests/cluster --cluster=$(CLUSTER) $(ARGS)
+
+image: ## Images of CPU runtime and operator, with docker, podman or buildah: make image IMAGE_TAG=0.1.0
+	packaging/build_image runtime-cpu penstock-runtime-cpu:$(IMAGE_TAG)
+	packaging/build_image operator penstock-operator:$(IMAGE_TAG)
+
+kind-up: image ## A cluster of kind with the operator in it; needs Docker, kind, kubectl and helm
+	@kind get clusters | grep -qx $(KIND_CLUSTER) || kind create cluster --name $(KIND_CLUSTER)
+	kind load docker-image --name $(KIND_CLUSTER) penstock-runtime-cpu:$(IMAGE_TAG) penstock-operator:$(IMAGE_TAG)
+	kubectl config use-context kind-$(KIND_CLUSTER)
+	helm upgrade --install penstock-crds charts/penstock-crds
+	helm upgrade --install penstock charts/penstock --namespace penstock-system --create-namespace --wait \
+	  --set image.tag=$(IMAGE_TAG) --set runtime.image.tag=$(IMAGE_TAG)
+
 lint: setup ## Format check, lint, types, import laws
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -48,11 +66,12 @@ format: setup ## Rewrite the code in the house format
 bench: setup ## All benchmarks that this machine can run; JSON into bench/results
 	$(BIN)/python bench/run_all.py $(ARGS)
 
-generate: setup ## Write the generated files anew (docs of settings)
+generate: setup ## Write the generated files anew: docs of settings and API, CRDs
 	$(BIN)/python -m penstock.settings_page docs/settings.md
+	$(BIN)/python -m penstock_operator.api.generate
 
 verify: generate ## Fail if a generated file is not up to date
-	@git diff --exit-code -- docs/settings.md
+	@git diff --exit-code -- docs/settings.md docs/api-reference.md crds charts/penstock-crds
 
 clean: ## Remove the virtual environment and everything built
 	rm -rf $(VENV) dist build kernels/penstock_kernels/cpu/*.so

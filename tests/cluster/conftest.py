@@ -1,0 +1,160 @@
+"""A real Kubernetes: `make test-cluster`, or `pytest tests/cluster --cluster=local|kind|kubeconfig`.
+
+`local` starts one on this machine; `kind` takes the cluster that `make kind-up` made; `kubeconfig` takes the current
+context, into whose nodes the images of `make image IMAGE_TAG=…` have been brought already (`--image-tag`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import container_images, local_cluster
+from support.container_images import Image
+from support.kube_cluster import Cluster
+
+KIND_CLUSTER = "penstock"  # as in the Makefile
+CHARTS = local_cluster.ROOT / "charts"
+SYSTEM = "penstock-system"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--cluster", choices=("local", "kind", "kubeconfig"), help="run the cluster tests against such a cluster"
+    )
+    parser.addoption("--image-tag", default="0.1.0", help="of the images that a cluster of --cluster=kubeconfig has")
+
+
+def pytest_configure(config):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no cluster is left behind
+
+
+def pytest_ignore_collect(collection_path, config):
+    return None if config.getoption("--cluster", None) else True
+
+
+def pytest_collection_modifyitems(config, items):
+    mine = [item for item in items if Path(__file__).parent in item.path.parents]
+    for item in mine:
+        item.add_marker(pytest.mark.cluster)
+    if config.getoption("--cluster") == "local" and (reason := local_cluster.why_not()):
+        for item in mine:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def built_runtime(request) -> Image:
+    """The runtime's image for CPUs, with the embedded model inside."""
+    return build("runtime-cpu", request.config)
+
+
+@pytest.fixture(scope="session")
+def built_operator(request) -> Image:
+    """The operator's image."""
+    return build("operator", request.config)
+
+
+def build(target: str, config: pytest.Config) -> Image:
+    if config.getoption("--cluster") == "kubeconfig":
+        return Image(name=f"penstock-{target}:{config.getoption('--image-tag')}", archive=Path(os.devnull))
+    if reason := container_images.why_not():
+        pytest.skip(reason)
+    return container_images.build(target)
+
+
+@pytest.fixture(scope="session")
+def cluster(request) -> Iterator[Cluster]:
+    """The cluster of this run, with nothing of ours in it. Images are built first: its network leads nowhere."""
+    for fixture in ("built_runtime", "built_operator"):
+        if not container_images.why_not() and any(fixture in item.fixturenames for item in request.session.items):
+            request.getfixturevalue(fixture)
+    match request.config.getoption("--cluster"):
+        case "local":
+            with local_cluster.running() as it:
+                yield Cluster(
+                    kubeconfig=it.kubeconfig,
+                    programs=str(it.programs),
+                    is_reachable=True,
+                    load=it.load,
+                    audit=it.audit_log,
+                )
+        case "kind":
+            kubeconfig = Path.home() / ".kube" / f"kind-{KIND_CLUSTER}"
+            words = ("kind", "get", "kubeconfig", "--name", KIND_CLUSTER)
+            kubeconfig.parent.mkdir(exist_ok=True)
+            kubeconfig.write_text(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+            yield Cluster(kubeconfig=kubeconfig, programs="", is_reachable=False, load=load_into_kind)
+        case _:
+            chosen = Path(os.environ.get("KUBECONFIG", "~/.kube/config")).expanduser()
+            yield Cluster(kubeconfig=chosen, programs="", is_reachable=False, load=lambda archive: None)
+
+
+@pytest.fixture(scope="session")
+def runtime_image(built_runtime, cluster) -> str:
+    """Name of the runtime's image, which every node has."""
+    cluster.load(built_runtime.archive)
+    return built_runtime.name
+
+
+@pytest.fixture(scope="session")
+def operator_image(built_operator, cluster) -> str:
+    """Name of the operator's image, which every node has."""
+    cluster.load(built_operator.archive)
+    return built_operator.name
+
+
+@pytest.fixture(scope="session")
+def definitions(cluster) -> Iterator[None]:
+    """The API server knows our kinds."""
+    cluster.helm("upgrade", "--install", "penstock-crds", str(CHARTS / "penstock-crds"), "--wait")
+    yield
+    cluster.helm("uninstall", "penstock-crds", "--ignore-not-found")
+
+
+@pytest.fixture(scope="module")
+def operator(cluster, definitions, operator_image, built_runtime) -> Iterator[str]:
+    """The operator runs, as the chart installs it; its namespace. Who wants pods of services asks for their image.
+
+    Not for the whole session: some modules start operators of their own.
+    """
+    if cluster.audit is not None and cluster.audit.exists():
+        os.truncate(cluster.audit, 0)  # of an earlier module's operator, whose rights went before its last pod did
+    names = {"image": operator_image, "runtime.image": built_runtime.name}
+    tags = [f"--set={value}.tag={name.rpartition(':')[2]}" for value, name in names.items()]
+    cluster.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": SYSTEM, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        }
+    )
+    where = ("penstock", str(CHARTS / "penstock"), "--namespace", SYSTEM)
+    done = cluster.run("helm", "upgrade", "--install", *where, "--wait", "--timeout=90s", *tags)
+    words = (("get", "pods", "-o", "wide"), ("logs", "deployment/penstock", "--tail=60"), ("get", "events"))
+    seen = "\n".join(cluster.run("kubectl", *each, "-n", SYSTEM).stdout for each in words if done.returncode)
+    assert done.returncode == 0, f"{done.stderr}\n{seen}"
+    yield SYSTEM
+    cluster.helm("uninstall", "penstock", "--namespace", SYSTEM, "--wait")
+    cluster.kubectl("wait", "--for=delete", "pods", "--all", "-n", SYSTEM, "--timeout=60s")
+    cluster.kubectl("delete", "leases", "--all", "-n", SYSTEM)
+
+
+def load_into_kind(archive: Path) -> None:
+    subprocess.run(("kind", "load", "image-archive", str(archive), "--name", KIND_CLUSTER), check=True)
+
+
+@pytest.fixture
+def namespace(cluster) -> Iterator[str]:
+    """A namespace of the test's own, where only pods of the restricted Pod Security Standard may run."""
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    cluster.kubectl("create", "namespace", name)
+    cluster.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    cluster.kubectl("wait", "--for=create", "serviceaccount/default", "-n", name)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
