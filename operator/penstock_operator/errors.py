@@ -25,3 +25,7 @@ class ApiError(OperatorError):
     def __init__(self, status: int, message: str, *, reason: str = "") -> None:
         super().__init__(message)
         self.status, self.reason = status, reason
+
+
+class NotLeading(OperatorError):
+    """Another operator holds the Lease: this one must not write now."""

@@ -27,6 +27,7 @@ KEY_FILE = "key"
 CACHE_FOLDER = "/var/cache/penstock"  # PENSTOCK_CACHE of every pod
 
 BOTH, PREFILL, DECODE, ROUTER = "both", "prefill", "decode", "router"
+DOWNLOAD = "download"  # component of the Job that fills a shared volume, and of its pod
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -55,6 +56,11 @@ def router(service: str) -> str:
     return f"{service}-router"
 
 
+def network_policy(service: str) -> str:
+    """Of the pods of all roles; the router's is named like its Deployment."""
+    return f"{service}-pods"
+
+
 def service_account(service: str) -> str:
     """Of all pods."""
     return f"{service}-penstock"
@@ -68,6 +74,16 @@ def key_secret(uid: str) -> str:
 def model_cache(service: str) -> str:
     """The shared volume's claim."""
     return f"{service}-model"
+
+
+def picker(service: str) -> str:
+    """Service of the endpoint picker of an InferencePool; the user's own."""
+    return f"{service}-epp"
+
+
+def download(service: str, digest: str) -> str:
+    """Job that fills the shared volume."""
+    return f"{service}-model-{digest}"
 
 
 def common_labels(service: str) -> dict[str, str]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from penstock_operator import names
+from penstock_operator.api.status import Decision
 from penstock_operator.kinds import Kind
 from penstock_operator.service import Manifest
+
+LOST_SECONDS = 30.0  # after its grace has ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +24,25 @@ class PodSeen:
     node: str  # empty: not scheduled
     phase: str
     is_ready: bool
-    is_leaving: bool  # it has a deletion timestamp
+    leaves_by: float | None  # deletion timestamp: when its grace ends, in seconds since the epoch; None: it stays
     created: float  # seconds since the epoch
     drained_since: float | None  # from the annotation DRAINED
     deletion_cost: int
     trouble: Trouble | None
+
+    @property
+    def is_leaving(self) -> bool:
+        """True from its deletion to its end."""
+        return self.leaves_by is not None
+
+    def is_lost(self, now: float) -> bool:
+        """True if it should be gone and nobody reports so: its node does not answer, and it holds nothing up."""
+        return self.leaves_by is not None and now > self.leaves_by + LOST_SECONDS
+
+    @property
+    def is_serving(self) -> bool:
+        """True while it takes new requests."""
+        return self.is_ready and not self.is_leaving and self.drained_since is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +97,24 @@ class LoadSeen:
     queued_tokens: int
     leases: int
     kv_usage: float
+    refused: str = ""  # why routers do not send it requests; empty: they do
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingSeen:
+    """What the autoscaler says of a service."""
+
+    decisions: tuple[Decision, ...]  # newest first
+    holds: dict[str, str]  # by role: why nothing is decided, as a sentence
+    problem: str = ""  # what keeps the whole mode from working, as a sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadSeen:
+    """How far the model's way to the shared volume is, in bytes."""
+
+    done: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,3 +130,12 @@ class Observed:
     foreign: tuple[tuple[Kind, str], ...]  # objects under our names that have another owner, or none
     loads: dict[str, LoadSeen]  # by pod name; a pod that does not answer is missing
     gpus_per_pod: dict[str, int]  # by role
+    orphans: frozenset[tuple[Kind, str]] = frozenset()  # of `foreign`: a namesake's that was deleted; they go as well
+    scaling: ScalingSeen | None = None  # None: nothing is scaled, or nothing was looked at yet
+    download: DownloadSeen | None = None  # None: nothing is fetched, or nothing was said of it yet
+
+    @property
+    def downloader(self) -> PodSeen | None:
+        """The pod that fills the shared volume, while it does."""
+        pods = (pod for pod in self.pods if pod.role == names.DOWNLOAD and pod.phase == "Running" and pod.address)
+        return next((pod for pod in pods if not pod.is_leaving), None)
