@@ -14,28 +14,28 @@ from penstock.logs import event
 from penstock.version import VERSION
 from penstock_operator import health as probes
 from penstock_operator.api.status import Decision
-from penstock_operator.apply import Writer
 from penstock_operator.autoscale.loop import Autoscaler, Outlets
 from penstock_operator.autoscale.offer import Offer
 from penstock_operator.autoscale.others import Others
+from penstock_operator.cluster.apply import Writer
+from penstock_operator.cluster.drainer import Drainer
+from penstock_operator.cluster.events import Events
+from penstock_operator.cluster.feed import Feed
+from penstock_operator.cluster.kube import Kube, connect
+from penstock_operator.cluster.leader import Leader
+from penstock_operator.cluster.resync import Resync
+from penstock_operator.cluster.shell import Shell
+from penstock_operator.cluster.store import Store
 from penstock_operator.desired.children import Defaults
-from penstock_operator.download_progress import ask_progress
-from penstock_operator.drainer import Drainer
 from penstock_operator.errors import OperatorError
-from penstock_operator.events import Events
-from penstock_operator.feed import Feed
 from penstock_operator.health import Health
 from penstock_operator.keyed_queue import KeyedQueue
-from penstock_operator.kube import Kube, connect
-from penstock_operator.leader import Leader
 from penstock_operator.metrics import Metrics
 from penstock_operator.names import FIELD_MANAGER, Key
+from penstock_operator.observed.download_progress import ask_progress
 from penstock_operator.reconcile import Reconciler
-from penstock_operator.resync import Resync
 from penstock_operator.service import Service
 from penstock_operator.settings import Settings
-from penstock_operator.shell import Shell
-from penstock_operator.store import Store
 from penstock_operator.workers import Workers
 
 LEASE_CALL_SECONDS = 5.0  # a Lease is renewed in time, or not at all

@@ -7,20 +7,20 @@ import logging
 from collections.abc import Callable, Mapping
 
 from penstock.logs import event
-from penstock_operator.actions import Action, Apply, Create, Delete, SetReplicas
 from penstock_operator.api.parse import parse_service
-from penstock_operator.apply import Writer
+from penstock_operator.cluster.apply import Writer
+from penstock_operator.cluster.events import Events
+from penstock_operator.cluster.store import Store
 from penstock_operator.desired.build import build_children
 from penstock_operator.desired.children import Children, Defaults
 from penstock_operator.errors import ApiError, ForeignObject, OperatorError, SpecError
-from penstock_operator.events import Events
 from penstock_operator.names import Key
-from penstock_operator.observe import observe
-from penstock_operator.observed import DownloadSeen, LoadSeen, Observed, ScalingSeen
-from penstock_operator.plan import Plan, plan
+from penstock_operator.observed.observe import observe
+from penstock_operator.observed.seen import DownloadSeen, LoadSeen, Observed, ScalingSeen
+from penstock_operator.plan.actions import Action, Apply, Create, Delete, SetReplicas
+from penstock_operator.plan.planner import Plan, plan
 from penstock_operator.service import Manifest, Service
-from penstock_operator.status import build_refused_status, build_scaler_status, build_status
-from penstock_operator.store import Store
+from penstock_operator.status.build import build_refused_status, build_scaler_status, build_status
 
 FOREIGN_SECONDS = 30.0  # until we look again whether somebody else's object has gone
 TRIED_AGAIN = (0, 404, 409, 429)  # HTTP statuses that say nothing of what we asked for, and all from 500 on

@@ -10,14 +10,15 @@ import pytest
 
 from penstock.errors import ModelError
 from penstock.loader.hub_progress import HubDownload, Progress, ProgressServer
-from penstock_operator import download_progress, kinds, names
+from penstock_operator import kinds, names
 from penstock_operator.desired.build import build_children
-from penstock_operator.download_progress import ask_progress
-from penstock_operator.observe import observe
-from penstock_operator.observed import DownloadSeen
-from penstock_operator.plan import DOWNLOAD_SECONDS, plan
+from penstock_operator.observed import download_progress
+from penstock_operator.observed.download_progress import ask_progress
+from penstock_operator.observed.observe import observe
+from penstock_operator.observed.seen import DownloadSeen
+from penstock_operator.plan.planner import DOWNLOAD_SECONDS, plan
 from penstock_operator.service import Manifest
-from penstock_operator.status import build_status
+from penstock_operator.status.build import build_status
 from support.operator_services import SMALL, build_defaults, build_service
 
 SHARED = SMALL | {"model": {"source": "hf://a/b", "cache": {"type": "Shared", "size": "30Gi"}}}

@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, urlparse
 
 import yaml
 
+from penstock_operator.cluster.kube import root_of
 from penstock_operator.errors import ApiError
 from penstock_operator.kinds import Kind
-from penstock_operator.kube import root_of
 from support.memory_api import MemoryApi
 from support.serving import free_port
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import yaml
 
-from penstock_operator.actions import Drain
-from penstock_operator.apply import Writer
+from penstock_operator.cluster.apply import Writer
+from penstock_operator.cluster.events import Events
+from penstock_operator.cluster.feed import Feed
+from penstock_operator.cluster.resync import Resync, selector_of
+from penstock_operator.cluster.store import Store
 from penstock_operator.desired.children import Defaults
-from penstock_operator.events import Events
-from penstock_operator.feed import Feed
 from penstock_operator.health import Health
 from penstock_operator.keyed_queue import KeyedQueue
 from penstock_operator.kinds import EVENT, INFERENCE_SERVICE, Kind
 from penstock_operator.metrics import Metrics
 from penstock_operator.names import Key
+from penstock_operator.plan.actions import Drain
 from penstock_operator.reconcile import Reconciler
-from penstock_operator.resync import Resync, selector_of
-from penstock_operator.store import Store
 from penstock_operator.workers import Workers
 from support.memory_api import MemoryApi
 from support.memory_cluster import MemoryCluster

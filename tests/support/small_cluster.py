@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from penstock_operator import kinds, names
-from penstock_operator.actions import Action, Annotate, Apply, Create, Delete, Drain, SetReplicas
 from penstock_operator.kinds import Kind, kind_of
-from penstock_operator.observed import LoadSeen
+from penstock_operator.observed.seen import LoadSeen
+from penstock_operator.plan.actions import Action, Annotate, Apply, Create, Delete, Drain, SetReplicas
 from penstock_operator.service import Manifest
 from penstock_operator.timestamps import from_timestamp, to_timestamp
 

@@ -10,11 +10,11 @@ from penstock_operator import kinds
 from penstock_operator.api.parse import parse_service
 from penstock_operator.desired.build import build_children
 from penstock_operator.desired.children import Children, Defaults
-from penstock_operator.observe import observe
-from penstock_operator.observed import Observed
-from penstock_operator.plan import Plan, plan
+from penstock_operator.observed.observe import observe
+from penstock_operator.observed.seen import Observed
+from penstock_operator.plan.planner import Plan, plan
 from penstock_operator.service import Manifest, Service
-from penstock_operator.status import build_status
+from penstock_operator.status.build import build_status
 from support.small_cluster import Name, SmallCluster
 
 DEFAULTS = Defaults(

@@ -20,14 +20,14 @@ from penstock_operator.autoscale.decide import Verdict
 from penstock_operator.autoscale.scrape import Scraper
 from penstock_operator.autoscale.signals import Scrape, loads_seen
 from penstock_operator.autoscale.watched import Watched
+from penstock_operator.cluster.kube import Kube
+from penstock_operator.cluster.store import Store
 from penstock_operator.errors import ApiError, SpecError
 from penstock_operator.kinds import ROLE_SCALER
-from penstock_operator.kube import Kube
 from penstock_operator.names import Key, of_role
-from penstock_operator.observe import observe
-from penstock_operator.observed import LoadSeen, Observed, ScalingSeen
+from penstock_operator.observed.observe import observe
+from penstock_operator.observed.seen import LoadSeen, Observed, ScalingSeen
 from penstock_operator.service import Service
-from penstock_operator.store import Store
 
 BUILTIN, HPA, ADVISORY = "Builtin", "HPA", "Advisory"
 SERVICES_PER_SECOND = 100.0  # that are looked at, 0.4 ms of CPU each; with more than 200, each is looked at more seldom

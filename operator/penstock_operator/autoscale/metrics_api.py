@@ -21,9 +21,9 @@ from aiohttp import web
 from penstock.logs import event
 from penstock_operator.autoscale.hpa import METRIC
 from penstock_operator.autoscale.offer import Offer
+from penstock_operator.cluster.kube import Kube
 from penstock_operator.errors import ApiError
 from penstock_operator.kinds import API_SERVICE, CONFIG_MAP
-from penstock_operator.kube import Kube
 from penstock_operator.names import Key
 from penstock_operator.service import Manifest
 from penstock_operator.timestamps import to_timestamp

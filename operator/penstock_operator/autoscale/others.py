@@ -8,10 +8,10 @@ from pathlib import Path
 from penstock_operator.autoscale.loop import Autoscaler
 from penstock_operator.autoscale.metrics_api import MetricsApi
 from penstock_operator.autoscale.offer import Offer
+from penstock_operator.cluster.kube import Kube
 from penstock_operator.kinds import SCALED_OBJECT, Kind
-from penstock_operator.kube import Kube
 from penstock_operator.names import Key
-from penstock_operator.observed import ScalingSeen
+from penstock_operator.observed.seen import ScalingSeen
 from penstock_operator.settings import Settings
 
 NO_HPA = "this operator serves no metrics for HPAs: install its chart with externalMetrics.enabled=true"

@@ -13,7 +13,7 @@ from penstock.internal.fleet import FLEET_PATH, Fleet
 from penstock.logs import event
 from penstock_operator.autoscale.signals import Scrape
 from penstock_operator.names import HTTP_PORT, INTERNAL_PORT, ROUTER
-from penstock_operator.observed import PodSeen
+from penstock_operator.observed.seen import PodSeen
 
 SECONDS = 2.0  # after which a pod has not answered
 LARGEST = 8 << 20  # bytes of an answer: thousands of pods

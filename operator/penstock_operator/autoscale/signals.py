@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from penstock.internal.fleet import Fleet, FleetEndpoint
 from penstock_operator.names import ROUTER
-from penstock_operator.observed import LoadSeen, PodSeen
+from penstock_operator.observed.seen import LoadSeen, PodSeen
 
 ANSWERING = ("ready", "draining", "loading")  # states in which a pod's figures are its own
 REFUSED = "refused"  # it answers, and is not one of the service: another key, model or role

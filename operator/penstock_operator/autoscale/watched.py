@@ -12,7 +12,7 @@ from penstock_operator.autoscale.decide import Reason, Verdict, decide, window_s
 from penstock_operator.autoscale.explain import build_decision
 from penstock_operator.autoscale.history import History
 from penstock_operator.autoscale.signals import Scrape, build_signals
-from penstock_operator.observed import LoadSeen, Observed
+from penstock_operator.observed.seen import LoadSeen, Observed
 from penstock_operator.service import Manifest, Service
 
 KEPT = 16  # decisions

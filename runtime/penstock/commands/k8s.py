@@ -12,7 +12,7 @@ from penstock.errors import PenstockError
 from penstock.flags import Parser
 
 if TYPE_CHECKING:
-    from penstock_operator.kube import Kube
+    from penstock_operator.cluster.kube import Kube
 
 SECONDS = 10.0  # for one call to the API server
 NARROWEST, WIDEST = 60, 160  # characters of a line
@@ -61,7 +61,7 @@ def connect(kubeconfig: str | None, context: str | None) -> tuple[Kube, str]:
     try:
         import kubernetes.config
 
-        from penstock_operator.kube import Kube
+        from penstock_operator.cluster.kube import Kube
     except ImportError:
         raise PenstockError("this needs the Kubernetes client: pip install 'penstock[operator]'") from None
     try:

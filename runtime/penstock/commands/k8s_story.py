@@ -269,7 +269,7 @@ def event_lines(case: Case) -> list[Line]:
 
 def troubles(case: Case) -> list[tuple[dict[str, Any], str, str]]:
     """Pods with the reason and the sentence of what ails them."""
-    from penstock_operator.trouble import pod_trouble
+    from penstock_operator.observed.trouble import pod_trouble
 
     found = [(pod, pod_trouble(pod, case.now)) for pod in case.pods]
     return [(pod, trouble.reason, trouble.message) for pod, trouble in found if trouble is not None]
@@ -277,7 +277,7 @@ def troubles(case: Case) -> list[tuple[dict[str, Any], str, str]]:
 
 def pod_row(pod: dict[str, Any], case: Case) -> Row:
     """One pod."""
-    from penstock_operator.trouble import pod_trouble
+    from penstock_operator.observed.trouble import pod_trouble
 
     metadata, status = pod["metadata"], pod.get("status", {})
     trouble = pod_trouble(pod, case.now)

@@ -17,7 +17,7 @@ from penstock.internal.fleet import FleetEndpoint, RouterTotals
 from penstock_operator.autoscale.scrape import Scraper
 from penstock_operator.autoscale.signals import build_signals, loads_seen
 from penstock_operator.names import HTTP_PORT, INTERNAL_PORT
-from penstock_operator.observed import PodSeen
+from penstock_operator.observed.seen import PodSeen
 from support.certificates import FIRST, FIRST_KEY
 from support.fleet_teller import fleet_teller, own_address
 from support.serving import environment, serving, wait_for

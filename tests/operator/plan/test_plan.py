@@ -8,7 +8,7 @@ import random
 import pytest
 
 from penstock_operator import kinds, names
-from penstock_operator.actions import Annotate, Apply, Create, Delete, Drain, SetReplicas
+from penstock_operator.plan.actions import Annotate, Apply, Create, Delete, Drain, SetReplicas
 from support.small_cluster import SmallCluster
 from support.small_operator import DEFAULTS, SmallOperator
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from penstock_operator.errors import SpecError
-from penstock_operator.replicas import build_targets
+from penstock_operator.plan.replicas import build_targets
 from support.small_cluster import SmallCluster
 from support.small_operator import SmallOperator
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from penstock_operator.rollout import Budget, Goal, Revision, Rollout, Size, next_sizes
-from penstock_operator.rollout_pause import paused_sizes
+from penstock_operator.plan.pause import paused_sizes
+from penstock_operator.plan.rollout import Budget, Goal, Revision, Rollout, Size, next_sizes
 
 FREE = Budget(gpus=None, per_pod={})
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from penstock_operator import names
-from penstock_operator.actions import Annotate, Drain, SetReplicas
-from penstock_operator.observed import LoadSeen, PodSeen, WorkloadSeen
-from penstock_operator.scale_down import BLIND_SECONDS, LOWEST_COST, PATIENCE_SECONDS, resize
+from penstock_operator.observed.seen import LoadSeen, PodSeen, WorkloadSeen
+from penstock_operator.plan.actions import Annotate, Drain, SetReplicas
+from penstock_operator.plan.scale_down import BLIND_SECONDS, LOWEST_COST, PATIENCE_SECONDS, resize
 
 NOW = 1_700_000_000.0
 

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from penstock_operator import kinds
-from penstock_operator.observe import observe
+from penstock_operator.observed.observe import observe
 from support.small_cluster import SmallCluster
 from support.small_operator import SmallOperator
 

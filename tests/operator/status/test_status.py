@@ -11,9 +11,9 @@ from penstock_operator import kinds
 from penstock_operator.api.status import InferenceServiceStatus, RoleScalerStatus
 from penstock_operator.desired.build import build_children
 from penstock_operator.errors import ApiError, ForeignObject, SpecError
-from penstock_operator.observe import observe
-from penstock_operator.plan import plan
-from penstock_operator.status import build_refused_status, build_scaler_status, build_status
+from penstock_operator.observed.observe import observe
+from penstock_operator.plan.planner import plan
+from penstock_operator.status.build import build_refused_status, build_scaler_status, build_status
 from support.small_cluster import SmallCluster
 from support.small_operator import SmallOperator, build_raw
 

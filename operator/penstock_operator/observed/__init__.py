@@ -1,0 +1,1 @@
+"""What is there: raw objects become what planning and status look at."""

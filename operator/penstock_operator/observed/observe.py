@@ -1,0 +1,161 @@
+"""From objects as the cluster has them to what planning looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from penstock_operator import kinds, names
+from penstock_operator.api.v1alpha1 import Role
+from penstock_operator.desired.quantity import whole
+from penstock_operator.kinds import Kind
+from penstock_operator.observed.seen import LoadSeen, Observed, PodSeen, ScalerSeen, WorkloadSeen
+from penstock_operator.observed.trouble import load_trouble, pod_trouble
+from penstock_operator.service import Manifest, Service
+from penstock_operator.timestamps import from_timestamp
+
+Objects = Mapping[tuple[Kind, str], Manifest]
+Places = Mapping[tuple[str, str], tuple[str, str]]  # kind and name of what makes pods -> their role and revision
+WRITERS = (kinds.AUTOSCALER, kinds.SCALED_OBJECT)
+ENDED = ("Failed", "Succeeded")
+NOT_CHILDREN = (kinds.POD, kinds.REPLICA_SET, *WRITERS)  # owned by children, or of interest whoever owns them
+
+
+def observe(service: Service, objects: Objects, loads: Mapping[str, LoadSeen], now: float) -> Observed:
+    """What `objects`, all that has the service's label or one of its names, means. Reads nothing else."""
+    owned = {key: one for key, one in objects.items() if _controller(one).get("uid") == service.uid}
+    foreign = [key for key, one in objects.items() if key not in owned and key[0] not in NOT_CHILDREN]
+    writers = [one for key, one in objects.items() if key[0] in WRITERS]
+    workloads = [_workload(one) for (kind, _), one in owned.items() if kind == kinds.DEPLOYMENT]
+    places = {(kinds.REPLICA_SET.kind, one.name): (one.role, one.revision) for one in workloads}
+    places |= {(kinds.JOB.kind, name): (names.DOWNLOAD, "") for kind, name in owned if kind == kinds.JOB}
+    pods = [_pod(one, places, loads, now) for (kind, _), one in objects.items() if kind == kinds.POD]
+    return Observed(
+        now=now,
+        workloads=tuple(sorted((one for one in workloads if one.role != names.ROUTER), key=lambda one: one.name)),
+        router=next((one for one in workloads if one.role == names.ROUTER), None),
+        pods=tuple(sorted((pod for pod in pods if pod is not None), key=lambda pod: pod.name)),
+        scalers={
+            scaler.role: scaler
+            for (kind, _), one in owned.items()
+            if kind == kinds.ROLE_SCALER
+            for scaler in [_scaler(one, writers, service.uid)]
+        },
+        children=owned,
+        foreign=tuple(sorted(foreign, key=lambda key: (key[0].kind, key[1]))),
+        orphans=frozenset(key for key in foreign if _is_namesakes(objects[key], service)),
+        loads=dict(loads),
+        gpus_per_pod={name: gpus_of(role) for name, role in service.roles.items()},
+    )
+
+
+def gpus_of(role: Role) -> int:
+    """GPUs, or parts of them (MIG), that one pod of a role asks for."""
+    resources = role.resources
+    if resources is None:
+        return 0
+    wanted = {**resources.requests, **resources.limits}  # of extended resources both are alike
+    return sum(whole(count, name) for name, count in wanted.items() if name.endswith("/gpu") or "/mig-" in name)
+
+
+def _controller(manifest: Manifest) -> Manifest:
+    """The owner reference that controls an object; empty if there is none."""
+    references: list[Manifest] = manifest["metadata"].get("ownerReferences", [])
+    return next((one for one in references if one.get("controller")), {})
+
+
+def _is_namesakes(manifest: Manifest, service: Service) -> bool:
+    """True if an InferenceService of this name, and of another UID, controls it: Kubernetes will collect it."""
+    owner = _controller(manifest)
+    return (owner.get("kind"), owner.get("name")) == (kinds.INFERENCE_SERVICE.kind, service.key.name)
+
+
+def _workload(manifest: Manifest) -> WorkloadSeen:
+    metadata, spec, status = manifest["metadata"], manifest.get("spec", {}), manifest.get("status", {})
+    labels, annotations = metadata.get("labels", {}), metadata.get("annotations", {})
+    return WorkloadSeen(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        role=labels.get(names.COMPONENT, ""),
+        revision=labels.get(names.REVISION, ""),
+        user_hash=annotations.get(names.USER_HASH, ""),
+        created=from_timestamp(metadata["creationTimestamp"]),
+        wanted=spec.get("replicas", 1),
+        observed=status.get("observedGeneration", -1) >= metadata.get("generation", 0),
+        num_pods=status.get("replicas", 0),
+        num_ready=status.get("readyReplicas", 0),
+        num_available=status.get("availableReplicas", 0),
+        num_updated=status.get("updatedReplicas", 0),
+        baseline=_whole(annotations.get(names.BASELINE)),
+        manifest=manifest,
+    )
+
+
+def _pod(manifest: Manifest, places: Places, loads: Mapping[str, LoadSeen], now: float) -> PodSeen | None:
+    """A pod of one of our Deployments or Jobs, as its owner tells; None for any other, whatever its labels say.
+    An evicted one is none either: its ReplicaSet has made another.
+
+    A ReplicaSet's name is its Deployment's and a hash.
+    """
+    owner = _controller(manifest)
+    kind, name = owner.get("kind", ""), owner.get("name", "")
+    place = places.get((kind, name.rpartition("-")[0] if kind == kinds.REPLICA_SET.kind else name))
+    if place is None or (place[0] != names.DOWNLOAD and manifest.get("status", {}).get("phase") in ENDED):
+        return None
+    metadata, status = manifest["metadata"], manifest.get("status", {})
+    annotations = metadata.get("annotations", {})
+    conditions = {one.get("type"): one.get("status") for one in status.get("conditions", ())}
+    return PodSeen(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        role=place[0],
+        revision=place[1],
+        address=status.get("podIP", ""),
+        node=manifest.get("spec", {}).get("nodeName", ""),
+        phase=status.get("phase", "Pending"),
+        is_ready=conditions.get("Ready") == "True",
+        leaves_by=_moment(metadata.get("deletionTimestamp")),
+        created=from_timestamp(metadata["creationTimestamp"]),
+        drained_since=_moment(annotations.get(names.DRAINED)),
+        deletion_cost=_whole(annotations.get(names.DELETION_COST)) or 0,
+        trouble=pod_trouble(manifest, now) or load_trouble(loads.get(metadata["name"])),
+    )
+
+
+def _scaler(manifest: Manifest, writers: list[Manifest], uid: str) -> ScalerSeen:
+    metadata = manifest["metadata"]
+    return ScalerSeen(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        role=metadata.get("labels", {}).get(names.ROLE, ""),
+        request=manifest["spec"]["replicas"],
+        writers=tuple(
+            sorted(
+                f"{one['kind']} {one['metadata']['name']}"
+                for one in writers
+                if _targets(one, metadata["name"]) and _controller(one).get("uid") != uid
+            )
+        ),
+        manifest=manifest,
+    )
+
+
+def _targets(writer: Manifest, scaler: str) -> bool:
+    """True if an autoscaler of Kubernetes or KEDA writes this RoleScaler."""
+    target = writer.get("spec", {}).get("scaleTargetRef", {})
+    return bool(target.get("kind") == kinds.ROLE_SCALER.kind and target.get("name") == scaler)
+
+
+def _moment(text: str | None) -> float | None:
+    """An annotation is anybody's to write: what is no time counts as none."""
+    try:
+        return None if text is None else from_timestamp(text)
+    except ValueError:
+        return None
+
+
+def _whole(text: str | None) -> int | None:
+    """As with `_moment`."""
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        return None

@@ -1,0 +1,119 @@
+"""Why a pod is not ready, or why a Deployment has none: the root cause, from what Kubernetes says of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from penstock_operator.observed.seen import LoadSeen, Trouble
+from penstock_operator.service import Manifest
+from penstock_operator.timestamps import from_timestamp
+
+IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
+HOPELESS_IMAGE = re.compile(
+    r"not found|unauthorized|denied|forbidden|manifest unknown|invalid reference", re.IGNORECASE
+)
+CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+LONGEST = 512  # characters of somebody else's message
+CREATING_SECONDS = 300.0  # for volumes, network and image, before that is a trouble
+KILLED = 137  # exit code after SIGKILL
+
+# What the runtime says when it gives up, and what it is called. The first that fits is it.
+SAID = (
+    (re.compile(r"is gated|or it is private|\b401\b|\b403\b|HF_TOKEN", re.IGNORECASE), "ModelAccessDenied", True),
+    (re.compile(r"has no revision|no config\.json|not on the hub|is not a valid hub name"), "ModelNotFound", True),
+    (re.compile(r"cannot be fetched|hub cannot be reached", re.IGNORECASE), "ModelDownloadFailed", False),
+    (re.compile(r"too little memory|refuses [\d,]+ MiB|out of memory", re.IGNORECASE), "OutOfMemory", True),
+    (re.compile(r"of another model, type or layout|of revision '|no peer can read"), "HandshakeRefused", False),
+    (re.compile(r"(^|\s)--[a-z][a-z-]+: "), "WrongFlag", True),
+)
+
+
+def pod_trouble(pod: Manifest, now: float) -> Trouble | None:
+    """What keeps a pod from being ready; None if nothing does, as far as one can see yet."""
+    status = pod.get("status", {})
+    name = pod["metadata"]["name"]
+    if status.get("phase") == "Failed":
+        told = status.get("message") or "its containers ended"
+        return Trouble(reason=status.get("reason") or "PodFailed", message=f"pod {name} failed: {_short(told)}")
+    for container in _containers(status):
+        if (found := _container_trouble(name, container)) is not None:
+            return found
+        waiting = container.get("state", {}).get("waiting") or {}
+        age = now - from_timestamp(pod["metadata"]["creationTimestamp"])
+        if waiting.get("reason") == "ContainerCreating" and age > CREATING_SECONDS:
+            minutes = round(CREATING_SECONDS / 60)
+            told = f"the containers of pod {name} are not there after {minutes} minutes: is a volume missing?"
+            return Trouble(reason="NotCreated", message=told)
+    for condition in status.get("conditions", ()):
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return Trouble(
+                reason="Unschedulable", message=f"pod {name} fits on no node: {_short(condition.get('message', ''))}"
+            )
+        if condition.get("type") == "Ready" and condition.get("status") == "Unknown":
+            return Trouble(reason="NodeUnreachable", message=f"the node of pod {name} does not answer")
+    return None
+
+
+def load_trouble(load: LoadSeen | None) -> Trouble | None:
+    """Why a pod that is ready gets no requests."""
+    if load is None or not load.refused:
+        return None
+    return Trouble(reason="HandshakeRefused", message=f"routers do not take pod {load.pod}: {_short(load.refused)}")
+
+
+def workload_trouble(deployment: Manifest) -> Trouble | None:
+    """Why a Deployment cannot make pods: a quota, or a policy that refuses them."""
+    for condition in deployment.get("status", {}).get("conditions", ()):
+        if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
+            message = f"Deployment {deployment['metadata']['name']}: {_short(condition.get('message', ''))}"
+            return Trouble(reason="PodsRefused", message=message)
+    return None
+
+
+def _containers(status: Manifest) -> Iterator[Manifest]:
+    yield from status.get("initContainerStatuses", ())
+    yield from status.get("containerStatuses", ())
+
+
+def _container_trouble(pod: str, container: Manifest) -> Trouble | None:
+    waiting = container.get("state", {}).get("waiting") or {}
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    if reason in IMAGE_REASONS:
+        is_hopeless = reason in ("InvalidImageName", "ErrImageNeverPull") or bool(HOPELESS_IMAGE.search(message))
+        told = f"pod {pod} cannot get its image {container.get('image', '')}: {_short(message or reason)}"
+        return Trouble(reason="ImagePullFailed", message=told, is_terminal=is_hopeless)
+    if reason in CONFIG_REASONS:
+        return Trouble(reason="ConfigMissing", message=f"pod {pod} cannot start: {_short(message or reason)}")
+    if container.get("ready"):
+        return None
+    last = container.get("state", {}).get("terminated") or container.get("lastState", {}).get("terminated")
+    if last and (last.get("exitCode") or reason == "CrashLoopBackOff"):
+        return _ended(pod, last, container.get("restartCount", 0))
+    return None
+
+
+def _ended(pod: str, last: Manifest, num_restarts: int) -> Trouble:
+    """Of a container that ended badly: what it said, else how it ended."""
+    said = last.get("message", "").strip()
+    if last.get("reason") == "OOMKilled":
+        message = f"pod {pod} was killed for using more memory than its limit: raise resources.limits.memory"
+        return Trouble(reason="OutOfMemory", message=message)
+    for pattern, reason, is_terminal in SAID:
+        if pattern.search(said):
+            return Trouble(reason=reason, message=f"pod {pod}: {_last_line(said, pattern)}", is_terminal=is_terminal)
+    code = last.get("exitCode")
+    how = f"ended with exit code {code}" if code != KILLED else "was killed (SIGKILL)"
+    told = f": {_short(said.splitlines()[-1])}" if said else ""
+    return Trouble(reason="CrashLoop", message=f"pod {pod} {how}, {num_restarts} restarts{told}")
+
+
+def _last_line(said: str, pattern: re.Pattern[str]) -> str:
+    """The last line that fits, which is the nearest to the end."""
+    lines = [line for line in said.splitlines() if pattern.search(line)]
+    return _short(lines[-1] if lines else said)
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

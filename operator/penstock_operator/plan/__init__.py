@@ -1,0 +1,1 @@
+"""What is to be done next about a service: pure."""
