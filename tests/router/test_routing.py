@@ -343,6 +343,7 @@ async def test_a_fleet_tells_pods_and_router(site):
     fleet = msgspec.json.decode((await site.http.get("/fleet")).content, type=Fleet)
     assert sorted(one.name for one in fleet.endpoints) == ["pod-0", "pod-1"]
     assert fleet.router == RouterTotals(completed=1)
+    assert sum(one.output_tokens for one in fleet.endpoints) == 3, "of now, not of the last poll"
 
 
 async def test_text_of_streams_is_checked():

@@ -40,7 +40,8 @@ class Endpoint:
         self.load: Load | None = None  # the last one
         self.refusal = ""  # why it does not belong here
         self.failure = "not asked yet"  # why it does not answer; empty: it does
-        self.polled_at = NEVER  # when it last answered
+        self.polled_at = NEVER  # when it last answered …
+        self.asked_at = NEVER  # … and when it was asked that
         self.full_until = NEVER  # it refused a request for lack of room
         self.num_polled_own = 0  # our requests there when it answered
         self.calls: set[Call] = set()  # of this process
@@ -89,7 +90,7 @@ class Endpoint:
         """It answered a poll that was sent at `began`, while at most `num_own` requests of ours were there."""
         self.caller.learn(load.session, load.now, (began + now) / 2)
         self.load, self.failure, self._num_failures, self._is_gone = load, "", 0, False
-        self.polled_at, self.num_polled_own = now, num_own
+        self.asked_at, self.polled_at, self.num_polled_own = began, now, num_own
 
     def take_failure(self, why: str, *, is_certain: bool = False) -> None:
         """It did not answer; it is down when that is certain, or happens again."""

@@ -115,7 +115,8 @@ async def metrics(service: Service, exchange: Exchange, tenant: Tenant) -> None:
 
 
 async def fleet(service: Service, exchange: Exchange, tenant: Tenant) -> None:
-    """How the pods are doing, and the router."""
+    """How the pods are doing now, and the router."""
+    await service.watch.refresh()
     service.metrics.set_held(service.door.num_waiting)
     value = Fleet(endpoints=[one.describe() for one in service.table], router=service.metrics.totals())
     await exchange.respond(msgspec.json.encode(value), JSON)

@@ -13,7 +13,7 @@ import msgspec
 from penstock.internal.credentials import ClusterKeys, query_claims
 from penstock.internal.protocol import LOAD_PATH, Load
 from penstock.logs import event
-from penstock.router.endpoint import Endpoint
+from penstock.router.endpoint import Endpoint, State
 from penstock.router.endpoints import EndpointTable
 from penstock.router.ledger import Ledger
 from penstock.router.sources import Source
@@ -21,6 +21,7 @@ from penstock.router.sources import Source
 POLL_SECONDS = 0.5
 POLL_TIMEOUT = 2.0
 LOOK_UP_SECONDS = 1.0
+REFRESH_SECONDS = 0.25  # that somebody waits for loads of now
 SWEEP_SECONDS = 0.5
 SILENT_SECONDS = 8.0  # without a byte, after which a call is dead; pods send something every second
 LONGEST_LOAD = 1 << 16  # bytes of an answer
@@ -78,6 +79,21 @@ class Watch:
         """Ask a pod now: something happened to a call to it."""
         if (waker := self._wakers.get(endpoint.address)) is not None:
             waker.set()
+
+    async def refresh(self) -> None:
+        """Ask all pods that answer, and wait a moment for what they say: their loads are of now then."""
+        began = self._clock()
+        while self._clock() - began < REFRESH_SECONDS:
+            stale = [
+                one
+                for one in self._table
+                if one.load is not None and one.state is not State.DOWN and one.asked_at < began
+            ]
+            if not stale:
+                return
+            for endpoint in stale:
+                self.ask_soon(endpoint)
+            await asyncio.sleep(0.005)
 
     def _begin(self, work: object) -> None:
         assert asyncio.iscoroutine(work), f"{work!r} is no coroutine"
