@@ -347,5 +347,4 @@ async def test_a_fleet_tells_pods_and_router(site):
 
 
 async def test_text_of_streams_is_checked():
-    with pytest.raises(AssertionError):
-        text_of("data: {}\n\n")
+    pytest.raises(AssertionError, text_of, "data: {}\n\n")
