@@ -26,6 +26,11 @@ class ApiError(OperatorError):
         super().__init__(message)
         self.status, self.reason = status, reason
 
+    @property
+    def is_passing(self) -> bool:
+        """True if it says nothing of what was asked for, which may be granted the next time."""
+        return self.status in (0, 404, 409, 429) or self.status >= 500
+
 
 class NotLeading(OperatorError):
     """Another operator holds the Lease: this one must not write now."""

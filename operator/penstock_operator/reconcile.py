@@ -23,7 +23,6 @@ from penstock_operator.service import Manifest, Service
 from penstock_operator.status.build import build_refused_status, build_scaler_status, build_status
 
 FOREIGN_SECONDS = 30.0  # until we look again whether somebody else's object has gone
-TRIED_AGAIN = (0, 404, 409, 429)  # HTTP statuses that say nothing of what we asked for, and all from 500 on
 
 _log = logging.getLogger(__name__)
 
@@ -114,7 +113,7 @@ class Reconciler:
                 if self._writer.do(service, action):
                     self._tell_action(service, action)
             except (ForeignObject, ApiError) as error:
-                if isinstance(error, ApiError) and (error.status in TRIED_AGAIN or error.status >= 500):
+                if isinstance(error, ApiError) and error.is_passing:
                     raise
                 problem = problem or error
                 if not isinstance(action, Apply):

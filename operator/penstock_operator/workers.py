@@ -67,8 +67,7 @@ class Workers:
             self._queue.finish(key)
             result = "not_leading"
         except ApiError as error:
-            is_passing = error.status in (0, 404, 409, 429) or error.status >= 500
-            seconds = self._queue.fail(key, SOON if is_passing else LAST_RETRY)
+            seconds = self._queue.fail(key, SOON if error.is_passing else LAST_RETRY)
             level = logging.DEBUG if error.status in (0, 404, 409) else logging.WARNING
             event(_log, "service.retried", level=level, service=key, seconds=seconds, why=error)
             result = "api_error"

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from penstock.commands.k8s_story import Case, Section, build_explanation, build_overview, build_status
 from penstock.errors import PenstockError
 from penstock.flags import Parser
+from penstock_operator import kinds, names
+from penstock_operator.errors import ApiError, OperatorError
 
 if TYPE_CHECKING:
     from penstock_operator.cluster.kube import Kube
@@ -44,10 +46,6 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "explain" and args.name is None:
         raise PenstockError("explain what? give the name of an InferenceService; `penstock k8s status` lists them")
     try:
-        from penstock_operator.errors import OperatorError
-    except ImportError:
-        raise PenstockError("this needs the Kubernetes client: pip install 'penstock[operator]'") from None
-    try:
         kube, namespace = connect(args.kubeconfig, args.context)
         sections = read(kube, args, args.namespace or namespace)
     except OperatorError as error:
@@ -79,14 +77,11 @@ def connect(kubeconfig: str | None, context: str | None) -> tuple[Kube, str]:
 
 def read(kube: Kube, args: argparse.Namespace, namespace: str) -> list[Section]:
     """What is to be shown. Raises `OperatorError`, and `PenstockError` if there is no such service."""
-    from penstock_operator.errors import ApiError
-    from penstock_operator.kinds import INFERENCE_SERVICE
-
     if args.name is None:
-        found, _ = kube.list(INFERENCE_SERVICE, None if args.all_namespaces else namespace)
+        found, _ = kube.list(kinds.INFERENCE_SERVICE, None if args.all_namespaces else namespace)
         return build_overview(list(found), time.time(), where="any namespace" if args.all_namespaces else namespace)
     try:
-        service = kube.get(INFERENCE_SERVICE, namespace, args.name)
+        service = kube.get(kinds.INFERENCE_SERVICE, namespace, args.name)
     except ApiError as error:
         if error.status != 404:
             raise
@@ -100,9 +95,6 @@ def read(kube: Kube, args: argparse.Namespace, namespace: str) -> list[Section]:
 
 def read_case(kube: Kube, service: dict[str, object]) -> Case:
     """A service with all that belongs to it. What the reader has no right to see is left out, and said to be."""
-    from penstock_operator import kinds, names
-    from penstock_operator.errors import ApiError
-
     metadata = service["metadata"]
     assert isinstance(metadata, dict), "an object has metadata"
     namespace, selector = metadata["namespace"], f"{names.SERVICE}={metadata['name']}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from penstock.commands.k8s_hints import HINTS
+from penstock_operator import names
+from penstock_operator.observed.trouble import pod_trouble
+from penstock_operator.timestamps import from_timestamp
 
 BAD, WAITING, GOOD, PLAIN, FAINT = "red", "yellow", "green", "", "dim"
 NUM_EVENTS, NUM_DECISIONS = 12, 8
@@ -213,7 +215,7 @@ def todo_lines(case: Case) -> list[Line]:
     """A hint for each reason that is about, once."""
     found: dict[str, str] = {}
     for pod, reason, _ in troubles(case):
-        role = pod["metadata"].get("labels", {}).get("app.kubernetes.io/component", "decode")
+        role = pod["metadata"].get("labels", {}).get(names.COMPONENT, "decode")
         told = {
             "pod": pod["metadata"]["name"],
             "namespace": case.namespace,
@@ -269,16 +271,12 @@ def event_lines(case: Case) -> list[Line]:
 
 def troubles(case: Case) -> list[tuple[dict[str, Any], str, str]]:
     """Pods with the reason and the sentence of what ails them."""
-    from penstock_operator.observed.trouble import pod_trouble
-
     found = [(pod, pod_trouble(pod, case.now)) for pod in case.pods]
     return [(pod, trouble.reason, trouble.message) for pod, trouble in found if trouble is not None]
 
 
 def pod_row(pod: dict[str, Any], case: Case) -> Row:
     """One pod."""
-    from penstock_operator.observed.trouble import pod_trouble
-
     metadata, status = pod["metadata"], pod.get("status", {})
     trouble = pod_trouble(pod, case.now)
     ready = any(one["type"] == "Ready" and one["status"] == "True" for one in status.get("conditions", ()))
@@ -289,7 +287,7 @@ def pod_row(pod: dict[str, Any], case: Case) -> Row:
     if "deletionTimestamp" in metadata:
         state, style = "ending", FAINT
     restarts = sum(one.get("restartCount", 0) for one in status.get("containerStatuses", ()))
-    role = metadata.get("labels", {}).get("app.kubernetes.io/component", "")
+    role = metadata.get("labels", {}).get(names.COMPONENT, "")
     node = pod.get("spec", {}).get("nodeName", "")
     return Row(
         (metadata["name"], role, state, str(restarts), node, age_of(metadata.get("creationTimestamp"), case.now)), style
@@ -307,7 +305,7 @@ def style_of(kind: str, condition: dict[str, Any]) -> str:
 
 def moment_of(stamp: str | None, otherwise: float) -> float:
     """Seconds since the epoch."""
-    return otherwise if stamp is None else datetime.fromisoformat(stamp).timestamp()
+    return otherwise if stamp is None else from_timestamp(stamp)
 
 
 def age_of(stamp: str | None, now: float) -> str:
@@ -315,7 +313,7 @@ def age_of(stamp: str | None, now: float) -> str:
     if stamp is None:
         return "?"
     seconds = max(0, int(now - moment_of(stamp, now)))
-    for size, unit in ((2 * 86_400, "d"), (2 * 3600, "h"), (120, "m")):
-        if seconds >= size:
-            return f"{seconds // {'d': 86_400, 'h': 3600, 'm': 60}[unit]}{unit}"
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
     return f"{seconds}s"
