@@ -35,3 +35,9 @@ class Service:
         """True unless somebody switched it off."""
         router = self.spec.router
         return router is None or router.enabled is not False
+
+
+def controller_of(manifest: Manifest) -> Manifest:
+    """The owner reference that controls an object; empty if there is none."""
+    references: list[Manifest] = manifest["metadata"].get("ownerReferences", [])
+    return next((one for one in references if one.get("controller")), {})

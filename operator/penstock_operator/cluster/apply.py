@@ -16,7 +16,7 @@ from penstock_operator.errors import ApiError, ForeignObject, NotLeading
 from penstock_operator.kinds import SECRET, Kind, kind_of
 from penstock_operator.names import Key
 from penstock_operator.plan.actions import Action, Annotate, Apply, Create, Delete, Drain, SetReplicas
-from penstock_operator.service import Manifest, Service
+from penstock_operator.service import Manifest, Service, controller_of
 
 UNSEEN_SECONDS = 3600.0  # a Secret is never read, so it is applied again after this time
 
@@ -114,7 +114,7 @@ class Writer:
             if error.status == 404:
                 return None
             raise
-        if owner_of(there) != service.uid:
+        if controller_of(there).get("uid") != service.uid:
             raise ForeignObject(
                 f"{kind.kind} {name} exists and does not belong to this InferenceService: delete it,"
                 " or give the InferenceService another name"
@@ -150,12 +150,3 @@ class Writer:
     def _check(self) -> None:
         if not self._may_write():
             raise NotLeading("this operator does not hold the Lease")
-
-
-def owner_of(manifest: Manifest) -> str | None:
-    """UID of the object's controller, or None."""
-    for owner in manifest["metadata"].get("ownerReferences", ()):
-        if owner.get("controller"):
-            uid: str = owner["uid"]
-            return uid
-    return None

@@ -10,7 +10,7 @@ from penstock_operator.desired.quantity import whole
 from penstock_operator.kinds import Kind
 from penstock_operator.observed.seen import LoadSeen, Observed, PodSeen, ScalerSeen, WorkloadSeen
 from penstock_operator.observed.trouble import load_trouble, pod_trouble
-from penstock_operator.service import Manifest, Service
+from penstock_operator.service import Manifest, Service, controller_of
 from penstock_operator.timestamps import from_timestamp
 
 Objects = Mapping[tuple[Kind, str], Manifest]
@@ -22,7 +22,7 @@ NOT_CHILDREN = (kinds.POD, kinds.REPLICA_SET, *WRITERS)  # owned by children, or
 
 def observe(service: Service, objects: Objects, loads: Mapping[str, LoadSeen], now: float) -> Observed:
     """What `objects`, all that has the service's label or one of its names, means. Reads nothing else."""
-    owned = {key: one for key, one in objects.items() if _controller(one).get("uid") == service.uid}
+    owned = {key: one for key, one in objects.items() if controller_of(one).get("uid") == service.uid}
     foreign = [key for key, one in objects.items() if key not in owned and key[0] not in NOT_CHILDREN]
     writers = [one for key, one in objects.items() if key[0] in WRITERS]
     workloads = [_workload(one) for (kind, _), one in owned.items() if kind == kinds.DEPLOYMENT]
@@ -57,15 +57,9 @@ def gpus_of(role: Role) -> int:
     return sum(whole(count, name) for name, count in wanted.items() if name.endswith("/gpu") or "/mig-" in name)
 
 
-def _controller(manifest: Manifest) -> Manifest:
-    """The owner reference that controls an object; empty if there is none."""
-    references: list[Manifest] = manifest["metadata"].get("ownerReferences", [])
-    return next((one for one in references if one.get("controller")), {})
-
-
 def _is_namesakes(manifest: Manifest, service: Service) -> bool:
     """True if an InferenceService of this name, and of another UID, controls it: Kubernetes will collect it."""
-    owner = _controller(manifest)
+    owner = controller_of(manifest)
     return (owner.get("kind"), owner.get("name")) == (kinds.INFERENCE_SERVICE.kind, service.key.name)
 
 
@@ -96,7 +90,7 @@ def _pod(manifest: Manifest, places: Places, loads: Mapping[str, LoadSeen], now:
 
     A ReplicaSet's name is its Deployment's and a hash.
     """
-    owner = _controller(manifest)
+    owner = controller_of(manifest)
     kind, name = owner.get("kind", ""), owner.get("name", "")
     place = places.get((kind, name.rpartition("-")[0] if kind == kinds.REPLICA_SET.kind else name))
     if place is None or (place[0] != names.DOWNLOAD and manifest.get("status", {}).get("phase") in ENDED):
@@ -132,7 +126,7 @@ def _scaler(manifest: Manifest, writers: list[Manifest], uid: str) -> ScalerSeen
             sorted(
                 f"{one['kind']} {one['metadata']['name']}"
                 for one in writers
-                if _targets(one, metadata["name"]) and _controller(one).get("uid") != uid
+                if _targets(one, metadata["name"]) and controller_of(one).get("uid") != uid
             )
         ),
         manifest=manifest,
