@@ -24,7 +24,7 @@ RUN /opt/penstock/bin/pip install --no-cache-dir --no-deps /wheels/*.whl \
 
 FROM ${BASE_IMAGE} AS operator
 COPY --from=operator-environment /opt/penstock /opt/penstock
-ENV PATH=/opt/penstock/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp USER=penstock
+ENV PATH=/opt/penstock/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1 HOME=/tmp USER=penstock
 USER 65532:65532
 ENTRYPOINT ["penstock-operator"]
 CMD ["run"]
@@ -57,7 +57,7 @@ RUN mkdir -p /var/cache/penstock && chown 65532:65532 /var/cache/penstock
 COPY --from=runtime-cpu-environment /opt/penstock /opt/penstock
 COPY --from=runtime-cpu-product /opt/models /opt/models
 COPY --from=runtime-cpu-product /opt/product /opt/penstock
-ENV PATH=/opt/penstock/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp USER=penstock \
+ENV PATH=/opt/penstock/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1 HOME=/tmp USER=penstock \
     PENSTOCK_SHIPPED=/opt/models PENSTOCK_CACHE=/var/cache/penstock HF_HOME=/var/cache/penstock/huggingface
 USER 65532:65532
 EXPOSE 8000 8001
@@ -81,7 +81,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-de
  && mkdir -p /var/cache/penstock && chown 65532:65532 /var/cache/penstock
 COPY --from=runtime-cuda-environment /opt/penstock /opt/penstock
 COPY --from=runtime-cuda-product /opt/product /opt/penstock
-ENV PATH=/opt/penstock/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp USER=penstock \
+ENV PATH=/opt/penstock/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1 HOME=/tmp USER=penstock \
     PENSTOCK_CACHE=/var/cache/penstock HF_HOME=/var/cache/penstock/huggingface
 USER 65532:65532
 EXPOSE 8000 8001

@@ -41,7 +41,7 @@ class Operator:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "penstock_operator", "run", *words, *files, *ports],
-                env=os.environ | {"KUBECONFIG": str(kubeconfig)},
+                env=os.environ | {"KUBECONFIG": str(kubeconfig), "PYTHONFAULTHANDLER": "1"},
                 stderr=log,
             )
 
@@ -51,6 +51,12 @@ class Operator:
 
     def said(self, text: str) -> bool:
         return text in self.log.read_text()
+
+    def why(self) -> str:
+        """For a test that has failed: what it said, and where its threads are."""
+        if self.process.poll() is None:
+            self.stop(signal.SIGABRT)
+        return self.log.read_text()
 
     def page(self) -> str:
         return urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=5).read().decode()
@@ -122,7 +128,7 @@ def test_children_are_made_with_the_charts_rights_alone_and_nothing_is_written_i
 ):
     operator = start()
     cluster.apply(service(namespace))
-    wait_until(lambda: has_deployments(cluster, namespace), 30, lambda: operator.log.read_text())
+    wait_until(lambda: has_deployments(cluster, namespace), 30, operator.why)
     assert {"chat", "chat-both"} <= names(cluster, "service", namespace)
     assert not [line for line in operator.page().splitlines() if 'code="403"' in line]
     written = cluster.get("inferenceservice", "chat", namespace)["metadata"]
@@ -142,7 +148,7 @@ def test_services_of_another_class_are_left_alone(cluster, namespace, start):
         {**service(namespace, "nobody"), "metadata": {**service(namespace, "nobody")["metadata"], "name": "x"}}
     )
     cluster.apply(service(namespace))
-    wait_until(lambda: has_deployments(cluster, namespace), 30, lambda: operator.log.read_text())
+    wait_until(lambda: has_deployments(cluster, namespace), 30, operator.why)
     assert cluster.get("inferenceservice", "x", namespace)["status"] == {"observedGeneration": -1}
 
 
@@ -161,14 +167,14 @@ def test_somebody_elses_object_under_our_name_is_not_taken_over(cluster, namespa
 def test_who_scales_a_role_is_heard_and_an_apply_of_ours_leaves_the_number(cluster, namespace, start):
     operator = start()
     cluster.apply(service(namespace))
-    wait_until(lambda: has_deployments(cluster, namespace), 30, lambda: operator.log.read_text())
+    wait_until(lambda: has_deployments(cluster, namespace), 30, operator.why)
     cluster.kubectl("scale", "rolescaler/chat-both", "-n", namespace, "--replicas=3")
 
     def wanted() -> list[int]:
         pods = cluster.items("deployment", namespace, "-l", "penstock.dev/role=both")
         return [one["spec"]["replicas"] for one in pods]
 
-    wait_until(lambda: wanted() == [3], 15, lambda: f"{wanted()}\n{operator.log.read_text()}")
+    wait_until(lambda: wanted() == [3], 15, lambda: f"{wanted()}\n{operator.why()}")
     cluster.kubectl("label", "rolescaler/chat-both", "-n", namespace, "penstock.dev/role-", "--overwrite")
     labels = lambda: cluster.get("rolescaler", "chat-both", namespace)["metadata"]["labels"]  # noqa: E731
     wait_until(lambda: "penstock.dev/role" in labels(), 15, "the label is not put right")
@@ -178,7 +184,7 @@ def test_who_scales_a_role_is_heard_and_an_apply_of_ours_leaves_the_number(clust
 def test_a_deployment_that_lost_the_label_of_watches_gets_it_back(cluster, namespace, start):
     operator = start()
     cluster.apply(service(namespace))
-    wait_until(lambda: has_deployments(cluster, namespace), 30, lambda: operator.log.read_text())
+    wait_until(lambda: has_deployments(cluster, namespace), 30, operator.why)
     before = {one["metadata"]["uid"] for one in cluster.items("deployment", namespace)}
     cluster.kubectl("label", "deployment", "--all", "-n", namespace, "app.kubernetes.io/managed-by-")
     selector = ("-l", "app.kubernetes.io/managed-by=penstock-operator")
@@ -186,27 +192,27 @@ def test_a_deployment_that_lost_the_label_of_watches_gets_it_back(cluster, names
     def regained() -> set[str]:
         return {one["metadata"]["uid"] for one in cluster.items("deployment", namespace, *selector)}
 
-    wait_until(lambda: regained() == before, 20, lambda: operator.log.read_text())
+    wait_until(lambda: regained() == before, 20, operator.why)
 
 
 def test_a_second_operator_waits_and_takes_over_at_once_when_the_first_ends(cluster, namespace, start):
     first = start()
-    wait_until(lambda: first.said("lease.taken"), 30, lambda: first.log.read_text())
+    wait_until(lambda: first.said("lease.taken"), 30, first.why)
     second = start()
     wait_until(lambda: second.said("operator.started"), 30, "the second does not start")
-    assert first.stop() == 0
+    assert first.stop() == 0, first.why()
     cluster.apply(service(namespace))
-    wait_until(lambda: has_deployments(cluster, namespace), 15, lambda: second.log.read_text())
+    wait_until(lambda: has_deployments(cluster, namespace), 15, second.why)
     assert second.said("lease.taken")
 
 
 def test_what_was_deleted_while_no_operator_ran_is_not_made_again(cluster, namespace, start):
     operator = start()
     cluster.apply(service(namespace))
-    wait_until(lambda: has_deployments(cluster, namespace), 30, lambda: operator.log.read_text())
+    wait_until(lambda: has_deployments(cluster, namespace), 30, operator.why)
     operator.stop(signal.SIGKILL)
     cluster.kubectl("delete", "inferenceservice", "chat", "-n", namespace)
     wait_until(lambda: not names(cluster, "deployment", namespace), 30, "children outlive their service")
     again = start()
-    wait_until(lambda: again.said("lease.taken"), 40, lambda: again.log.read_text())
+    wait_until(lambda: again.said("lease.taken"), 40, again.why)
     assert names(cluster, "deployment", namespace) == set()

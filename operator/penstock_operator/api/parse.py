@@ -10,6 +10,9 @@ from penstock_operator.errors import SpecError
 from penstock_operator.names import Key
 from penstock_operator.service import Manifest, Service
 
+# msgspec learns a type when it is first used, and crashes the process if two threads are first at the same time.
+msgspec.json.Decoder(InferenceServiceSpec)
+
 
 def parse_service(raw: Manifest) -> Service:
     """The InferenceService in `raw`; SpecError names the field that is wrong, as in `spec.decode.replicas: …`.

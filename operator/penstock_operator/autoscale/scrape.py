@@ -18,6 +18,7 @@ from penstock_operator.observed.seen import PodSeen
 SECONDS = 2.0  # after which a pod has not answered
 LARGEST = 8 << 20  # bytes of an answer: thousands of pods
 AT_ONCE = 64  # pods that are asked at a time, over all services
+FLEET = msgspec.json.Decoder(Fleet)  # made before there are threads, see `parse.py`
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Scraper:
                 body = await reply.content.read(LARGEST)
                 while (more := await reply.content.read(LARGEST)) and len(body) < LARGEST:
                     body += more
-                return msgspec.json.decode(body, type=Fleet)
+                return FLEET.decode(body)
         except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError) as error:
             event(_log, "pod.silent", level=logging.DEBUG, url=url, why=repr(error))
             return None

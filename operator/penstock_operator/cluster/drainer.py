@@ -17,6 +17,7 @@ from penstock_operator.plan.actions import Drain
 
 SECONDS = 3.0  # for one call to a pod
 MOST_REMEMBERED = 10_000  # pods
+LOAD = msgspec.json.Decoder(Load)  # made before there are threads, see `parse.py`
 
 _log = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ class Drainer:
         self._master_key = master_key
         self._heard: dict[str, tuple[str, bool]] = {}  # by UID of a pod: what it was told last, and if it heard
 
-    def tell(self, uid: str, drain: Drain) -> bool:
-        """Have a pod of the service with that UID drain or undrain; False if it did not hear, which is logged.
+    def tell(self, uid: str, drain: Drain) -> None:
+        """Have a pod of the service with that UID drain or undrain; that it did not hear is logged.
 
         A pod that does not answer takes no requests either, so nothing waits for it.
         """
@@ -41,10 +42,9 @@ class Drainer:
         except (OSError, http.client.HTTPException, msgspec.DecodeError, Unauthorized) as error:
             if self._is_new(drain.uid, (verb, False)):
                 event(_log, f"{verb}.failed", level=logging.WARNING, pod=drain.pod, address=drain.address, why=error)
-            return False
+            return
         if self._is_new(drain.uid, (verb, True)):
             event(_log, f"{verb}.told", pod=drain.pod)
-        return True
 
     def _is_new(self, pod: str, outcome: tuple[str, bool]) -> bool:
         """For the log: a plan tells a pod again until it is gone, because its process may have begun anew."""
@@ -60,7 +60,7 @@ class Drainer:
         connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=SECONDS)
         try:
             told = _ask(connection, "GET", LOAD_PATH, keys.sign(query_claims(LOAD_PATH)))
-            load = msgspec.json.decode(told, type=Load)
+            load = LOAD.decode(told)
             caller = Caller(keys)
             caller.learn(load.session, load.now, load.now)  # the token's clock is the pod's own
             _ask(connection, "POST", path, keys.sign(caller.claims(path, b"", load.now)))

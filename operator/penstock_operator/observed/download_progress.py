@@ -12,6 +12,7 @@ from penstock_operator.observed.seen import DownloadSeen
 PATH = "/progress"
 SECONDS = 2.0  # for the answer
 LONGEST = 4096  # bytes of it
+SEEN = msgspec.json.Decoder(DownloadSeen)  # made before there are threads, see `parse.py`
 
 
 def ask_progress(address: str) -> DownloadSeen | None:
@@ -21,7 +22,7 @@ def ask_progress(address: str) -> DownloadSeen | None:
         connection.request("GET", PATH)
         answer = connection.getresponse()
         body = answer.read(LONGEST)
-        return msgspec.json.decode(body, type=DownloadSeen) if answer.status == 200 else None
+        return SEEN.decode(body) if answer.status == 200 else None
     except (OSError, http.client.HTTPException, msgspec.DecodeError):
         return None
     finally:

@@ -34,6 +34,9 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     tenant: str = ""  # cache salt of whoever asked
 
 
+CLAIMS = msgspec.msgpack.Decoder(Claims)  # learnt at import: msgspec crashes if two threads are first to use a type
+
+
 class ClusterKeys:
     """The present key and the previous one, read anew when their file changes. Without a file everybody is trusted."""
 
@@ -95,7 +98,7 @@ class ClusterKeys:
             if scheme.lower() != SCHEME or not any(good):
                 raise Unauthorized("this call needs a token made with the key of the service")
         try:
-            return msgspec.msgpack.decode(base64.urlsafe_b64decode(data), type=Claims)
+            return CLAIMS.decode(base64.urlsafe_b64decode(data))
         except (ValueError, msgspec.DecodeError):
             return Claims(purpose="", nonce=b"", digest=b"")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from penstock_operator.api.parse import parse_service, parse_spec
@@ -83,3 +86,26 @@ def test_a_schedule_that_means_nothing_is_refused(start, zone, says):
     with pytest.raises(SpecError, match=says) as caught:
         parse_spec(MODEL | {"autoscaling": {"mode": "Builtin", "schedules": [schedule]}})
     assert str(caught.value).startswith("spec.autoscaling.schedules[0]: ")
+
+
+FIRST_SPECS = """
+import os, sys, threading
+from penstock_operator.api.parse import parse_spec
+
+def parse_first():
+    barrier = threading.Barrier(8)
+    threads = [threading.Thread(target=lambda: (barrier.wait(), parse_spec({spec}))) for _ in range(8)]
+    [thread.start() for thread in threads], [thread.join() for thread in threads]
+
+sys.setswitchinterval(1e-3)
+for _ in range(10):
+    if not (child := os.fork()):
+        parse_first()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+def test_threads_that_are_first_to_parse_do_not_crash_the_process():
+    done = subprocess.run([sys.executable, "-c", FIRST_SPECS.replace("{spec}", repr(MODEL))], stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr.decode()
