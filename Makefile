@@ -11,7 +11,7 @@ IMAGE_TAG ?= 0.1.0
 KIND_CLUSTER := penstock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo-pd test test-faults test-cluster image kind-up lint format bench generate verify clean
+.PHONY: help setup run demo-pd test test-kernels test-faults test-cluster image kind-up lint format bench generate verify clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ demo-pd: setup ## Router, one prefill and two decode pods on this machine: make 
 test: setup ## Everything a machine without GPU and cluster can prove
 	$(BIN)/python -m pytest $(ARGS)
 
+test-kernels: setup ## The GPU kernels: on a GPU where there is one, else in Triton's interpreter
+	$(BIN)/python -m pytest tests/kernels -k gpu $(ARGS)
+
 test-faults: setup ## Kill, stop and cut off real processes, for minutes
 	$(BIN)/python -m pytest tests/faults --faults $(ARGS)
 
@@ -51,7 +54,10 @@ kind-up: image ## A cluster of kind with the operator in it; needs Docker, kind,
 	kubectl config use-context kind-$(KIND_CLUSTER)
 	helm upgrade --install penstock-crds charts/penstock-crds
 	helm upgrade --install penstock charts/penstock --namespace penstock-system --create-namespace --wait \
-	  --set image.tag=$(IMAGE_TAG) --set runtime.image.tag=$(IMAGE_TAG)
+	  --set-string image.tag=$(IMAGE_TAG) --set-string runtime.image.tag=$(IMAGE_TAG)
+	@# The image may be new although its tag is not.
+	kubectl --namespace penstock-system rollout restart deployment/penstock
+	kubectl --namespace penstock-system rollout status deployment/penstock --timeout 120s
 
 lint: setup ## Format check, lint, types, import laws
 	$(BIN)/ruff format --check .

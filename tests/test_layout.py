@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = (ROOT / "operator/penstock_operator", ROOT / "runtime/penstock", ROOT / "kernels/penstock_kernels")
 SOURCES = sorted(path for folder in (*PACKAGES, ROOT / "tests", ROOT / "bench") for path in folder.rglob("*.py"))
 MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 350, 50, 6
+MAX_KERNEL = 150  # lines of a GPU kernel, which cannot be cut where its state is in registers
 
 # What may be larger, and why. An entry that is no longer needed fails the test.
 ALLOWED: dict[str, str] = {}
@@ -32,10 +33,11 @@ def oversize() -> dict[str, str]:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 place = f"{name(path)}:{node.name}"
-                if (length := (node.end_lineno or 0) - node.lineno + 1) > MAX_FUNCTION:
+                is_kernel = any(ast.unparse(one) == "triton.jit" for one in node.decorator_list)
+                if (length := (node.end_lineno or 0) - node.lineno + 1) > (MAX_KERNEL if is_kernel else MAX_FUNCTION):
                     found[place] = f"{length} lines"
                 positional = [a for a in node.args.posonlyargs + node.args.args if a.arg not in ("self", "cls")]
-                if len(positional) > MAX_PARAMETERS:
+                if len(positional) > MAX_PARAMETERS and not is_kernel:
                     found[place] = f"{len(positional)} positional parameters"
     return found
 
