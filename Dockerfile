@@ -15,12 +15,12 @@ RUN python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 # The operator: no torch, and of `kubernetes` only what is used. USER: kopf asks for a name, whatever the user's id is.
 FROM ${BASE_IMAGE} AS operator-environment
 COPY constraints.txt /
-RUN python3 -m venv /opt/penstock \
- && /opt/penstock/bin/pip install --no-cache-dir -c /constraints.txt aiohttp grpcio kopf kubernetes msgspec prometheus-client tzdata \
+RUN python3 -m venv --without-pip /opt/penstock \
+ && python3 -m pip --python /opt/penstock install --no-cache-dir -c /constraints.txt \
+    aiohttp grpcio kopf kubernetes msgspec prometheus-client tzdata \
  && rm -rf /opt/penstock/lib/python*/site-packages/kubernetes/aio
 COPY --from=wheel /wheels /wheels
-RUN /opt/penstock/bin/pip install --no-cache-dir --no-deps /wheels/*.whl \
- && /opt/penstock/bin/pip uninstall --yes --quiet setuptools pip
+RUN python3 -m pip --python /opt/penstock install --no-cache-dir --no-deps /wheels/*.whl
 
 FROM ${BASE_IMAGE} AS operator
 COPY --from=operator-environment /opt/penstock /opt/penstock
@@ -29,7 +29,8 @@ USER 65532:65532
 ENTRYPOINT ["penstock-operator"]
 CMD ["run"]
 
-# What the runtime needs on CPUs. TORCH_INDEX: where the small build of torch is; empty if pip finds it by itself.
+# What the runtime needs on CPUs. TORCH_INDEX: where the small build of torch is; empty if pip finds it by itself. Pip
+# stays: it fetches models of the package index.
 FROM ${BASE_IMAGE} AS runtime-cpu-environment
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG PIP_FIND_LINKS
@@ -62,7 +63,7 @@ ENV PATH=/opt/penstock/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=
 USER 65532:65532
 EXPOSE 8000 8001
 ENTRYPOINT ["penstock"]
-CMD ["serve", "--host", "0.0.0.0"]
+CMD ["serve", "--host", "::"]
 
 # The runtime on NVIDIA GPUs: torch brings CUDA's libraries, Triton compiles its launchers with gcc.
 FROM ${BASE_IMAGE} AS runtime-cuda-environment
@@ -70,7 +71,8 @@ COPY pyproject.toml constraints.txt /
 RUN python3 -m venv /opt/penstock \
  && python3 -c "import tomllib; print(*tomllib.load(open('/pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
     >/requirements.txt \
- && /opt/penstock/bin/pip install --no-cache-dir -c /constraints.txt -r /requirements.txt nixl
+ && /opt/penstock/bin/pip install --no-cache-dir -c /constraints.txt -r /requirements.txt \
+ && /opt/penstock/bin/pip install --no-cache-dir --no-deps -c /constraints.txt nixl nixl-cu13
 
 FROM runtime-cuda-environment AS runtime-cuda-product
 COPY --from=wheel /wheels /wheels
@@ -86,4 +88,4 @@ ENV PATH=/opt/penstock/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=
 USER 65532:65532
 EXPOSE 8000 8001
 ENTRYPOINT ["penstock"]
-CMD ["serve", "--host", "0.0.0.0"]
+CMD ["serve", "--host", "::"]

@@ -18,6 +18,13 @@ class SpecError(OperatorError):
 class ForeignObject(OperatorError):
     """An object under one of our names belongs to somebody else."""
 
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(
+            f"{kind} {name} exists and does not belong to this InferenceService: delete it,"
+            " or give the InferenceService another name"
+        )
+        self.kind, self.name = kind, name
+
 
 class ApiError(OperatorError):
     """The API server said no, or did not answer. `status`: HTTP, 0 if there was no answer."""

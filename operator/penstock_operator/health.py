@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import socketserver
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +13,19 @@ from penstock_operator.kinds import Kind
 SILENT_SECONDS = 120.0  # of a watch that is known to have missed something
 
 Answer = tuple[int, bytes]
-Server = ThreadingHTTPServer
+
+
+class Server(ThreadingHTTPServer):
+    """On both families, where the kernel has both."""
+
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        """Without a look at DNS for the machine's name, which the base class takes."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        socketserver.TCPServer.server_bind(self)
 
 
 class Health:
@@ -61,7 +75,7 @@ class Health:
 
 
 def serve(port: int, pages: Mapping[str, Callable[[], Answer]]) -> Server:
-    """Answer GET of these paths on every address, in threads of its own; `shutdown()` ends it."""
+    """Answer GET of these paths on every address, of IPv4 and IPv6, in threads of its own; `shutdown()` ends it."""
 
     class Handler(BaseHTTPRequestHandler):
         """One request."""
@@ -79,7 +93,6 @@ def serve(port: int, pages: Mapping[str, Callable[[], Answer]]) -> Server:
         def log_message(self, format: str, *words: object) -> None:
             """Nothing: probes come every few seconds."""
 
-    server = ThreadingHTTPServer(("", port), Handler)
-    server.daemon_threads = True
+    server = Server(("", port), Handler)
     threading.Thread(target=server.serve_forever, name=f"http-{port}", daemon=True).start()
     return server

@@ -22,6 +22,7 @@ class KeyedQueue(Generic[K]):
         self._changed = threading.Condition()
         self._due: dict[K, float] = {}  # what waits; entries of the heap that say otherwise are stale
         self._heap: list[tuple[float, int, K]] = []
+        self._sometime: dict[K, None] = {}  # looked at when nothing is due, in this order
         self._running: set[K] = set()
         self._failures: dict[K, int] = {}
         self._count = 0  # order among equal times
@@ -30,7 +31,7 @@ class KeyedQueue(Generic[K]):
     def __len__(self) -> int:
         """How many keys wait, due or not."""
         with self._changed:
-            return len(self._due)
+            return len(self._due.keys() | self._sometime.keys())
 
     @property
     def num_due(self) -> int:
@@ -43,6 +44,12 @@ class KeyedQueue(Generic[K]):
         """Have it looked at in that many seconds, or earlier if somebody asked for that."""
         with self._changed:
             self._add(key, after)
+
+    def add_for_later(self, key: K) -> None:
+        """Have it looked at as soon as nothing else is due: thousands that are fine keep none waiting that is not."""
+        with self._changed:
+            self._sometime[key] = None
+            self._changed.notify()
 
     def take(self, seconds: float) -> K | None:
         """The next key that is due, which is then ours until `finish`; None after that time, or once closed."""
@@ -96,6 +103,12 @@ class KeyedQueue(Generic[K]):
             due, _, key = heapq.heappop(self._heap)
             if self._due.get(key) == due and key not in self._running:
                 del self._due[key]
+                self._sometime.pop(key, None)
+                self._running.add(key)
+                return key
+        for key in self._sometime:
+            if key not in self._running:
+                del self._sometime[key]
                 self._running.add(key)
                 return key
         return None
@@ -104,3 +117,5 @@ class KeyedQueue(Generic[K]):
         self._running.discard(key)
         if key in self._due:
             self._push(self._due[key], key)
+        elif key in self._sometime:
+            self._changed.notify()

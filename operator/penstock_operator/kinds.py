@@ -30,6 +30,7 @@ POD = Kind("v1", "Pod", "pods")
 VOLUME_CLAIM = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments")
 REPLICA_SET = Kind("apps/v1", "ReplicaSet", "replicasets")
+STATEFUL_SET = Kind("apps/v1", "StatefulSet", "statefulsets")
 JOB = Kind("batch/v1", "Job", "jobs")
 DISRUPTION_BUDGET = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
 NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
@@ -40,6 +41,7 @@ EVENT = Kind("events.k8s.io/v1", "Event", "events")
 POD_MONITOR = Kind("monitoring.coreos.com/v1", "PodMonitor", "podmonitors")
 PROMETHEUS_RULE = Kind("monitoring.coreos.com/v1", "PrometheusRule", "prometheusrules")
 SCALED_OBJECT = Kind("keda.sh/v1alpha1", "ScaledObject", "scaledobjects")
+LEADER_WORKER_SET = Kind("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", "leaderworkersets")
 HTTP_ROUTE = Kind("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes")
 INFERENCE_POOL = Kind("inference.networking.k8s.io/v1", "InferencePool", "inferencepools")
 INFERENCE_SERVICE = Kind("penstock.dev/v1alpha1", "InferenceService", "inferenceservices")
@@ -55,6 +57,7 @@ ALL = (
     VOLUME_CLAIM,
     DEPLOYMENT,
     REPLICA_SET,
+    STATEFUL_SET,
     JOB,
     DISRUPTION_BUDGET,
     NETWORK_POLICY,
@@ -64,12 +67,21 @@ ALL = (
     POD_MONITOR,
     PROMETHEUS_RULE,
     SCALED_OBJECT,
+    LEADER_WORKER_SET,
     HTTP_ROUTE,
     INFERENCE_POOL,
     INFERENCE_SERVICE,
     ROLE_SCALER,
 )
-OPTIONAL = (POD_MONITOR, PROMETHEUS_RULE, SCALED_OBJECT, HTTP_ROUTE, INFERENCE_POOL)  # a cluster may not have them
+OPTIONAL = (  # a cluster may not have them
+    POD_MONITOR,
+    PROMETHEUS_RULE,
+    SCALED_OBJECT,
+    LEADER_WORKER_SET,
+    HTTP_ROUTE,
+    INFERENCE_POOL,
+)
+WORKLOADS = (DEPLOYMENT, LEADER_WORKER_SET)  # what makes pods of ours that serve
 _BY_NAME = {(kind.api_version, kind.kind): kind for kind in ALL}
 
 

@@ -15,9 +15,13 @@ SERVICE = "penstock.dev/service"
 ROLE = "penstock.dev/role"  # prefill, decode, both; not on the router
 REVISION = "penstock.dev/revision"  # of a role's Deployment and its pods
 
+# By these labels what makes pods knows its own, and is known.
+SELECTING = (APP, INSTANCE, MANAGED_BY, SERVICE, COMPONENT, ROLE, REVISION)
+
 # Annotations of children.
 USER_HASH = "penstock.dev/user-hash"  # of what the user set; while it stays, the template is left alone
 BASELINE = "penstock.dev/rollout-baseline"  # replicas of a revision when a rollout began to take from it
+APPLIED = "penstock.dev/applied"  # digest of the manifest that was applied last
 DRAINED = "penstock.dev/drained"  # of a pod that was told to drain: since when, RFC 3339
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 
@@ -94,6 +98,11 @@ def common_labels(service: str) -> dict[str, str]:
 def role_labels(service: str, role: str) -> dict[str, str]:
     """Of what belongs to a role, in all its revisions; the selector of its headless Service."""
     return {**common_labels(service), COMPONENT: role, ROLE: role}
+
+
+def worker_labels(service: str, role: str) -> dict[str, str]:
+    """Of the pods of a replica beside its leader, which alone is behind Services and in the number of replicas."""
+    return role_labels(service, f"{role}-worker")
 
 
 def router_labels(service: str) -> dict[str, str]:

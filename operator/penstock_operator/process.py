@@ -171,7 +171,7 @@ class Process:
 
     def _look_at_all(self) -> None:
         for key in self._store.services():
-            self._queue.add(key)
+            self._queue.add_for_later(key)
 
     def _tell_decision(self, service: Service, decision: Decision) -> None:
         self._events.say(service, "ScalingDecided", decision.message, action="Scale")

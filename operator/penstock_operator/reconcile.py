@@ -23,6 +23,7 @@ from penstock_operator.service import Manifest, Service
 from penstock_operator.status.build import build_refused_status, build_scaler_status, build_status
 
 FOREIGN_SECONDS = 30.0  # until we look again whether somebody else's object has gone
+MOUNT_SECONDS = 10.0  # that a node may take for what a pod mounts, before we doubt that our Secret is there
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Reconciler:
             self._writer.write_status(raw, build_refused_status(raw, error, self._clock()))
             return None
         observed = self._observe(service)
+        mount_wait = self._doubt_what_is_mounted(key, observed)
         children: Children | None = None
         planned: Plan | None = None
         problem: OperatorError | None = None
@@ -83,7 +85,18 @@ class Reconciler:
             raise problem
         if isinstance(problem, ForeignObject):
             return FOREIGN_SECONDS
-        return planned.wake_after if planned is not None else None
+        waits = (mount_wait, planned.wake_after if planned is not None else None)
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _doubt_what_is_mounted(self, key: Key, observed: Observed) -> float | None:
+        """A pod that gets no further may wait for a Secret that somebody deleted, which no watch of ours tells.
+
+        Returns the seconds until that can be said of one, or None.
+        """
+        ages = [observed.now - pod.created for pod in observed.pods if pod.is_mounting and not pod.is_leaving]
+        if any(age >= MOUNT_SECONDS for age in ages):
+            self._writer.doubt(key)
+        return min((MOUNT_SECONDS - age for age in ages if age < MOUNT_SECONDS), default=None)
 
     def _observe(self, service: Service) -> Observed:
         seen = observe(service, self._store.children(service.key), self._loads(service.key), self._clock())

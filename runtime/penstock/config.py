@@ -23,9 +23,13 @@ def setting(
     choices: tuple[str, ...] = (),
     bounds: tuple[float, float] | None = None,
     kind: str = "",
+    short: str = "",
 ) -> Any:
-    """A dataclass field with its help text, allowed values and bounds (inclusive). `kind="bytes"` accepts 2GiB."""
-    metadata = {"help": text, "choices": choices, "bounds": bounds, "kind": kind}
+    """A dataclass field with its help text, allowed values and bounds (inclusive). `kind="bytes"` accepts 2GiB.
+
+    `short`: a second name of the flag, dashes included.
+    """
+    metadata = {"help": text, "choices": choices, "bounds": bounds, "kind": kind, "short": short}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -107,6 +111,19 @@ class ComputeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelConfig:
+    """Workers of one replica. This version runs one: whatever asks for more is told so at once."""
+
+    tensor_parallel_size: int = setting(1, "workers that share every layer; only 1 so far", bounds=(1, 1), short="-tp")
+    pipeline_parallel_size: int = setting(
+        1, "groups of layers, each with workers of its own; only 1 so far", bounds=(1, 1), short="-pp"
+    )
+    nnodes: int = setting(1, "nodes that one replica spans; only 1 so far", bounds=(1, 1))
+    node_rank: int = setting(0, "number of this node among them, from 0; only 0 so far", bounds=(0, 0))
+    master_addr: str | None = setting(None, "address of node 0; of no use on one node")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """The HTTP front-end."""
 
@@ -180,10 +197,12 @@ class EngineConfig:
     cache: CacheConfig = dataclasses.field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = dataclasses.field(default_factory=SchedulerConfig)
     compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
+    parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
     server: ServerConfig = dataclasses.field(default_factory=ServerConfig)
     transfer: TransferConfig = dataclasses.field(default_factory=TransferConfig)
 
     def __post_init__(self) -> None:
+        check_workers(self.parallel)
         for section in dataclasses.fields(self):
             check_section(getattr(self, section.name))
 
@@ -201,6 +220,15 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check_workers(parallel: ParallelConfig) -> None:
+    """Raise `ConfigError`, naming the flag, for a replica of more than one worker."""
+    for field in dataclasses.fields(parallel):
+        value, bounds = getattr(parallel, field.name), field.metadata["bounds"]
+        if bounds and value != bounds[0]:
+            message = f"{value} asked for, but this version runs one worker per replica; only {bounds[0]} works"
+            raise ConfigError(field.name, message)
 
 
 def check_section(section: Any) -> None:

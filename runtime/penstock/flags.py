@@ -22,6 +22,7 @@ SECTION_TITLES = {
     "cache": "KV cache",
     "scheduler": "scheduler",
     "compute": "compute",
+    "parallel": "several workers",
     "server": "server",
     "transfer": "prefill and decode",
     "pods": "pods",
@@ -96,7 +97,8 @@ def sections_of(config: type[Any]) -> dict[str, type[Any]]:
 
 def add_config_flag(parser: Parser, group: argparse._ArgumentGroup, field: dataclasses.Field[Any], hint: Any) -> None:
     """Add the flag of one setting. What is not given stays absent from the namespace, so defaults live in config.py."""
-    flag = "--" + field.name.replace("_", "-")
+    flags = ["--" + field.name.replace("_", "-")]
+    flags += [field.metadata["short"]] if field.metadata["short"] else []
     text = field.metadata["help"] + shown_default(field)
     kind = plain_type(hint)
     options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
@@ -105,7 +107,7 @@ def add_config_flag(parser: Parser, group: argparse._ArgumentGroup, field: datac
     else:
         choices = field.metadata["choices"]
         options["metavar"] = "{" + ",".join(choices) + "}" if choices else metavar(field, kind)
-    parser.add_flag(group, flag, **options)
+    parser.add_flag(group, *flags, **options)
 
 
 def config_from(args: argparse.Namespace) -> EngineConfig:

@@ -35,9 +35,10 @@ def build_part(config: EngineConfig | RouterConfig) -> str:
         parts.append(f"\n## {type(values).__name__}\n\n{(type(values).__doc__ or '').strip()}\n")
         parts.append("\n| flag | default | meaning | allowed |\n|---|---|---|---|\n")
         for field in dataclasses.fields(values):
-            flag = field.name.replace("_", "-")
+            flag = f"`--{field.name.replace('_', '-')}`"
+            flag += f", `{field.metadata['short']}`" if field.metadata["short"] else ""
             parts.append(
-                f"| `--{flag}` | {describe_default(field.default)} | {field.metadata['help']} | {allowed(field)} |\n"
+                f"| {flag} | {describe_default(field.default)} | {field.metadata['help']} | {allowed(field)} |\n"
             )
     return "".join(parts)
 

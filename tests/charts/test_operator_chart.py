@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from penstock_operator.api.parse import parse_service
+from penstock_operator.autoscale.api_service import ASKED
+from penstock_operator.cluster.store import operator_class_of
 from penstock_operator.settings import Settings
 from support.local_cluster import ROOT, tool
 
@@ -80,6 +83,17 @@ def test_helm_finds_nothing_wrong_with_it(chart):
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("namespaces={Not A Name}", "namespaces"),
         ("args={run}", "args"),
+        ("image.tag=7", "image/tag"),
+        ("clusterDomain=", "clusterDomain"),
+        ("operatorClass=Blue Team", "operatorClass"),
+        ("keda.scalerAddress=http://keda", "scalerAddress"),
+        ("externalMetrics.caBundle=not base64!", "caBundle"),
+        ("resources.limit.memory=1Gi", "limit"),
+        ("nodeSelector.pool=true", "nodeSelector"),
+        ("tolerations={all}", "tolerations"),
+        ("serviceAccount.name=Not A Name", "serviceAccount"),
+        ("masterKey.existingSecret=Not A Name", "existingSecret"),
+        ("runtime.image.tag=bad tag", "tag"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_its_name(value, said):
@@ -109,12 +123,45 @@ def test_the_operator_cannot_read_secrets_nor_touch_roles():
                 assert not {"get", "list", "watch", "update", "delete"} & set(rule["verbs"])
 
 
-def test_the_certificate_of_the_metrics_api_is_the_one_that_the_api_server_is_told_to_believe():
+def test_the_operator_has_its_certificate_believed_and_may_change_nothing_else_of_an_apiservice():
     made = objects("externalMetrics.enabled=true")
     (api,) = (each for (kind, _), each in made.items() if kind == "APIService")
-    assert api["spec"]["caBundle"] == made["Secret", "penstock-metrics"]["data"]["ca.crt"]
+    assert "caBundle" not in api["spec"]
+    assert api["metadata"]["annotations"] == dict([ASKED])
+    assert {"ca.crt", "tls.crt", "tls.key"} == made["Secret", "penstock-metrics"]["data"].keys()
+    assert apiservice_verbs(made) == {api["metadata"]["name"]: ["get", "patch"]}
+
+
+@pytest.mark.parametrize(
+    "value", ["externalMetrics.caBundle=Q0E=", "externalMetrics.apiServiceAnnotations.injector=system/certificate"]
+)
+def test_where_others_see_to_what_is_believed_the_operator_only_looks(value):
+    made = objects("externalMetrics.enabled=true", value)
+    (api,) = (each for (kind, _), each in made.items() if kind == "APIService")
+    assert ASKED[0] not in api["metadata"].get("annotations", {})
+    assert apiservice_verbs(made) == {api["metadata"]["name"]: ["get"]}
+
+
+def apiservice_verbs(made: dict[tuple[str, str], dict]) -> dict[str, list[str]]:
+    """What the operator may do with APIServices, by their name."""
+    rules = (rule for (kind, _), each in made.items() if kind == "ClusterRole" for rule in each["rules"])
+    return {rule["resourceNames"][0]: rule["verbs"] for rule in rules if rule["resources"] == ["apiservices"]}
 
 
 def test_each_installation_has_a_long_key_of_its_own():
     keys = {objects()["Secret", "penstock-key"]["data"]["key"] for _ in range(2)}
     assert [len(base64.b64decode(key)) for key in keys] == [64, 64]
+
+
+@pytest.mark.parametrize("values", [(), ("operatorClass=blue", "namespaces={team}")], ids=["default", "narrowed"])
+def test_the_notes_show_a_service_that_this_operator_looks_after(values):
+    sets = [word for value in values for word in ("--set", value)]
+    done = helm("install", "penstock", str(CHART), "--dry-run=client", "--namespace", "penstock-system", *sets)
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.partition("NOTES:")[2]
+    assert "helm install penstock-crds" in notes  # a dry run sees no cluster
+    example = yaml.safe_load(notes.partition("<<X\n")[2].partition("  X\n")[0])
+    example["metadata"] |= {"namespace": "team", "uid": "1", "generation": 1}
+    assert parse_service(example).key.name == "demo"
+    assert operator_class_of(example["metadata"]) == ("blue" if values else "")
+    assert ("kubectl apply -n team -f" in notes) == bool(values)

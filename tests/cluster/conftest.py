@@ -22,6 +22,7 @@ from support.kube_cluster import Cluster
 KIND_CLUSTER = "penstock"  # as in the Makefile
 CHARTS = local_cluster.ROOT / "charts"
 SYSTEM = "penstock-system"
+HOST_LABEL = r"kubernetes\.io/hostname"  # as helm wants it in the name of a value
 
 
 def pytest_addoption(parser):
@@ -40,7 +41,9 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(config, items):
+    """First who starts operators of its own; then who shares the installed one, and last, what that has done."""
     mine = [item for item in items if Path(__file__).parent in item.path.parents]
+    items.sort(key=lambda item: (item in mine, "operator" in item.fixturenames, item.path.stem == "test_rights"))
     for item in mine:
         item.add_marker(pytest.mark.cluster)
     if config.getoption("--cluster") == "local" and (reason := local_cluster.why_not()):
@@ -72,17 +75,18 @@ def build(target: str, config: pytest.Config) -> Image:
 def cluster(request) -> Iterator[Cluster]:
     """The cluster of this run, with nothing of ours in it. Images are built first: its network leads nowhere."""
     for fixture in ("built_runtime", "built_operator"):
-        if not container_images.why_not() and any(fixture in item.fixturenames for item in request.session.items):
+        if not container_images.why_not() and is_asked_for(request.session, fixture):
             request.getfixturevalue(fixture)
     match request.config.getoption("--cluster"):
         case "local":
-            with local_cluster.running() as it:
+            with local_cluster.running(2 if is_asked_for(request.session, "second_node") else 1) as it:
                 yield Cluster(
                     kubeconfig=it.kubeconfig,
                     programs=str(it.programs),
                     is_reachable=True,
                     load=it.load,
                     audit=it.audit_log,
+                    cut_off=it.cut_off,
                 )
         case "kind":
             kubeconfig = Path.home() / ".kube" / f"kind-{KIND_CLUSTER}"
@@ -93,6 +97,19 @@ def cluster(request) -> Iterator[Cluster]:
         case _:
             chosen = Path(os.environ.get("KUBECONFIG", "~/.kube/config")).expanduser()
             yield Cluster(kubeconfig=chosen, programs="", is_reachable=False, load=lambda archive: None)
+
+
+def is_asked_for(session: pytest.Session, fixture: str) -> bool:
+    """True if a test of this run wants it."""
+    return any(fixture in item.fixturenames for item in session.items)
+
+
+@pytest.fixture(scope="session")
+def second_node(cluster) -> int:
+    """The number of a node that a test may cut off: nothing runs there that it needs itself."""
+    if cluster.cut_off is None:
+        pytest.skip("only nodes of a cluster of our own are cut off")
+    return 2
 
 
 @pytest.fixture(scope="session")
@@ -117,25 +134,18 @@ def definitions(cluster) -> Iterator[None]:
     cluster.helm("uninstall", "penstock-crds", "--ignore-not-found")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def operator(cluster, definitions, operator_image, built_runtime) -> Iterator[str]:
-    """The operator runs, as the chart installs it; its namespace. Who wants pods of services asks for their image.
-
-    Not for the whole session: some modules start operators of their own.
-    """
-    if cluster.audit is not None and cluster.audit.exists():
-        os.truncate(cluster.audit, 0)  # of an earlier module's operator, whose rights went before its last pod did
+    """The operator runs, as the chart installs it; its namespace. Who wants pods of services asks for their image."""
     names = {"image": operator_image, "runtime.image": built_runtime.name}
-    tags = [f"--set={value}.tag={name.rpartition(':')[2]}" for value, name in names.items()]
-    cluster.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {"name": SYSTEM, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
-        }
-    )
+    values = [f"--set={value}.tag={name.rpartition(':')[2]}" for value, name in names.items()]
+    values.append("--set=keda.enabled=true")  # the other port, for external metrics, needs an API of the whole cluster
+    if cluster.cut_off is not None:
+        values.append(f"--set=nodeSelector.{HOST_LABEL}=node-1")  # the other one is cut off
+    metadata = {"name": SYSTEM, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
     where = ("penstock", str(CHARTS / "penstock"), "--namespace", SYSTEM)
-    done = cluster.run("helm", "upgrade", "--install", *where, "--wait", "--timeout=90s", *tags)
+    done = cluster.run("helm", "upgrade", "--install", *where, "--wait", "--timeout=90s", *values)
     words = (("get", "pods", "-o", "wide"), ("logs", "deployment/penstock", "--tail=60"), ("get", "events"))
     seen = "\n".join(cluster.run("kubectl", *each, "-n", SYSTEM).stdout for each in words if done.returncode)
     assert done.returncode == 0, f"{done.stderr}\n{seen}"

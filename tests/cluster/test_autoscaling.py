@@ -21,11 +21,12 @@ from pathlib import Path
 import pytest
 
 from penstock.internal.fleet import FleetEndpoint, RouterTotals
+from penstock_operator.autoscale.api_service import ASKED, NAME, certificates
 from support import local_cluster
 from support.fleet_teller import FleetTeller, fleet_teller
 from support.kube_cluster import Cluster, wait_until
 
-SYSTEM, NAME = "penstock-system", "v1beta1.external.metrics.k8s.io"
+SYSTEM = "penstock-system"
 HERE, PORT = "10.10.0.1", 7443  # of the control plane, where KEDA and the API server find what runs beside them
 NOWHERE = {"spec": {"nodeSelector": {"penstock.test/none": "such"}}}
 SECONDS = 90.0
@@ -154,9 +155,8 @@ def certify(folder: Path) -> None:
 
 
 @contextmanager
-def served_metrics(cluster: Cluster, folder: Path) -> Iterator[None]:
-    """The API server asks the operator for external metrics."""
-    bundle = base64.b64encode((folder / "tls.crt").read_bytes()).decode()
+def served_metrics(cluster: Cluster) -> Iterator[None]:
+    """The API server asks the operator for external metrics, and is told by it whom to believe."""
     metadata = {"name": "penstock", "namespace": SYSTEM}
     ports = [{"name": "https", "port": 443, "targetPort": PORT}]
     slice_metadata = metadata | {"labels": {"kubernetes.io/service-name": "penstock"}}
@@ -173,19 +173,18 @@ def served_metrics(cluster: Cluster, folder: Path) -> Iterator[None]:
         {
             "apiVersion": "apiregistration.k8s.io/v1",
             "kind": "APIService",
-            "metadata": {"name": NAME},
+            "metadata": {"name": NAME, "annotations": dict([ASKED])},
             "spec": {
                 "group": "external.metrics.k8s.io",
                 "version": "v1beta1",
                 "groupPriorityMinimum": 100,
                 "versionPriority": 100,
-                "caBundle": bundle,
                 "service": {"name": "penstock", "namespace": SYSTEM},
             },
         },
     )
     try:
-        cluster.kubectl("wait", "--for=condition=Available", f"apiservice/{NAME}", "--timeout=60s")
+        cluster.kubectl("wait", "--for=condition=Available", f"apiservice/{NAME}", "--timeout=90s")
         yield
     finally:
         cluster.kubectl("delete", "apiservice", NAME)
@@ -201,7 +200,7 @@ def told(cluster: Cluster, beside: Path, teller: FleetTeller) -> Iterator[Callab
 
 
 def test_an_hpa_scales_a_service_up_and_down_by_our_external_metric(cluster, beside, told):
-    with served_metrics(cluster, beside):
+    with served_metrics(cluster):
         service = told({"mode": "HPA", "windows": {"down": "5s"}})
         service.reaches(2, kv_usage=1.0, running=8)
         service.reaches(1, kv_usage=0.1, running=1)
@@ -209,6 +208,25 @@ def test_an_hpa_scales_a_service_up_and_down_by_our_external_metric(cluster, bes
         query = "/penstock-pods-needed?labelSelector=service%3Dchat,role%3Dboth"
         service.breathe(kv_usage=0.1, running=1)
         assert json.loads(cluster.kubectl(*words[:2], words[2] + query))["items"][0]["value"].endswith("m")
+
+
+def test_a_new_certificate_is_served_and_believed_while_the_api_server_asks_on(cluster, beside):
+    with served_metrics(cluster):
+        before = believed(cluster)
+        certify(beside)
+        wait_until(lambda: believed(cluster) > before, SECONDS, lambda: (beside / "log").read_text())
+        assert believed(cluster) == before + 1
+        wait_until(lambda: is_answered(cluster), 30, "the API server does not believe the new certificate")
+
+
+def believed(cluster: Cluster) -> int:
+    """How many certificates the API server believes."""
+    bundle = cluster.kubectl("get", "apiservice", NAME, "-o", "jsonpath={.spec.caBundle}")
+    return len(certificates(base64.b64decode(bundle)))
+
+
+def is_answered(cluster: Cluster) -> bool:
+    return cluster.run("kubectl", "get", "--raw", "/apis/external.metrics.k8s.io/v1beta1").returncode == 0
 
 
 def test_whoever_is_not_the_api_server_is_not_answered(cluster, beside):

@@ -60,6 +60,15 @@ def test_two_operators_share_a_cluster_by_class_and_one_has_no_rights_beyond_its
     assert Served(cluster, namespace, "blues").get()["status"]["conditions"]
 
 
+def test_an_upgrade_keeps_the_key_from_which_those_of_all_services_come(cluster, blue):
+    before = cluster.get("secret", "blue-penstock-key", blue)["data"]
+    words = ("upgrade", "blue", str(ROOT / "charts/penstock"), "--namespace", blue, "--reuse-values", "--wait")
+    cluster.helm(*words, "--set=podLabels.team=a")
+    (pod,) = cluster.items("pods", blue, "-l", "team=a")
+    assert pod["status"]["phase"] == "Running"
+    assert cluster.get("secret", "blue-penstock-key", blue)["data"] == before
+
+
 def may(cluster, account: str, verb: str, kind: str, namespace: str) -> str:
     return cluster.run("kubectl", "auth", "can-i", verb, kind, "-n", namespace, account).stdout.strip()
 

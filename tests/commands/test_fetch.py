@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,32 @@ def test_who_waits_can_be_told_to_end(cache):
         waiter.stderr.readline()
         waiter.send_signal(signal.SIGTERM)
         assert waiter.wait(10) == 130
+
+
+def test_what_was_fetched_with_a_receipt_is_not_asked_for_again_unless_a_part_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    with local_hub("org/small", embedded_folder()) as (address, asked):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        folder = fetched("org/small")
+        asked.clear()
+        assert fetched("hf://org/small") != ""  # another name of it has another receipt
+        assert asked
+        asked.clear()
+        assert fetched("org/small") == folder
+        assert not asked
+        (Path(folder) / "tokenizer.json").unlink()
+        assert fetched("org/small") == folder
+        assert asked
+        assert (Path(folder) / "tokenizer.json").exists()
+
+
+def fetched(model: str) -> str:
+    """The folder that a download with a receipt ends with."""
+    with start(model, "--receipt") as fetcher:
+        said, _ = fetcher.communicate(timeout=60)
+        assert fetcher.returncode == 0
+    return said.strip()
 
 
 def test_a_download_tells_how_much_has_arrived(tmp_path, monkeypatch):

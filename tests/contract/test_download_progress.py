@@ -91,7 +91,7 @@ def test_the_status_shows_how_much_has_arrived_and_is_looked_at_again_soon():
     assert planned.wake_after <= DOWNLOAD_SECONDS
     status = build_status(service, children, told, planned, None, 0.0)
     [ready] = [found for found in status["conditions"] if found["type"] == "ModelReady"]
-    assert ready["message"] == "the shared cache is being filled: 5.0 of 9.0 GB"
+    assert ready["message"] == "the shared cache is being filled: 55 %, 5.0 of 9.0 GB"
     assert status["model"] == {"phase": "Downloading", "bytesDone": 5 * 10**9, "bytesTotal": 9 * 10**9}
 
 

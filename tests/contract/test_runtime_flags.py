@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from penstock.commands.pod import check_pod, placed
-from penstock.config import EngineConfig, ServerConfig, TransferConfig
+from penstock.config import EngineConfig, ParallelConfig, ServerConfig, TransferConfig
 from penstock.engine import supervisor
 from penstock.envs import cache_folder
+from penstock.errors import ConfigError
 from penstock.flags import Parser, build_config, config_from
 from penstock.internal.credentials import SHORTEST_KEY
 from penstock.router import app as router_app
@@ -27,8 +28,12 @@ from penstock_operator.desired import container, flags
 from penstock_operator.desired.build import build_children
 from penstock_operator.desired.identity import service_key
 from penstock_operator.desired.monitoring import build_alerts
+from penstock_operator.observed.trouble import pod_trouble
 from penstock_operator.service import Manifest, Service
-from support.operator_services import EXAMPLES, PAIR, build_defaults, build_service, load_example, pod_specs
+from support.operator_services import EXAMPLES, PAIR, SMALL, build_defaults, build_service, load_example, pod_specs
+
+ONE = {"tensorParallel": 1, "pipelineParallel": 1}
+TWO_PODS = {"engine": {"tensorParallel": 16}, "decode": {"resources": {"limits": {"nvidia.com/gpu": 8}}}}
 
 
 class Refused(Exception):
@@ -56,9 +61,17 @@ def commands(service: Service) -> dict[str, list[str]]:
     for name, spec in pod_specs(build_children(service, build_defaults())).items():
         for each in [*spec.get("initContainers", []), *spec["containers"]]:
             if each.get("command") == ["penstock"]:
-                values = {env["name"]: env.get("value", f"{name}-abcde") for env in each["env"]}
+                values = {env["name"]: env.get("value", "chat-abcde") for env in each["env"]}
+                values |= group_env(name) if "--nnodes=2" in each["args"] else {}
                 found[f"{name}/{each['name']}"] = [expanded(word, values) for word in each["args"]]
     return found
+
+
+def group_env(name: str) -> dict[str, str]:
+    """What a LeaderWorkerSet gives every container of its pods."""
+    leader = name.removesuffix("/worker")
+    index = "1" if name.endswith("/worker") else "0"
+    return {"LWS_LEADER_ADDRESS": f"{leader}-0.{leader}.demo", "LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": index}
 
 
 def expanded(word: str, values: dict[str, str]) -> str:
@@ -73,19 +86,55 @@ def key_file(tmp_path: Path) -> Path:
     return file
 
 
+def has_many_workers(words: list[str]) -> bool:
+    return any(re.fullmatch(r"--(tensor|pipeline)-parallel-size=([2-9]|\d\d+)", word) for word in words)
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_container_of_every_example_starts_with_flags_that_the_runtime_takes(path, key_file):
     rendered = commands(load_example(path))
     assert rendered
     for name, words in rendered.items():
         args = parse([word.replace(flags.KEY_PATH, str(key_file)) for word in words])
-        if words[0] == "serve":
+        if has_many_workers(words):
+            with pytest.raises(ConfigError, match=r"^--tensor-parallel-size: .* one worker per replica"):
+                config_from(args)
+        elif words[0] == "serve":
             check_pod(placed(config_from(args)))
         elif words[0] == "route":
             config = build_config(args, RouterConfig)
             assert build_sources(config.pods, lambda: 0.0), name
         else:
             assert words[0] == "fetch", name
+
+
+def test_one_worker_that_is_asked_for_by_name_is_what_the_runtime_has(key_file):
+    [words] = [words for words in commands(build_service(SMALL | {"engine": ONE})).values() if words[0] == "serve"]
+    assert {"--tensor-parallel-size=1", "--pipeline-parallel-size=1"} <= set(words)
+    config_from(parse([word.replace(flags.KEY_PATH, str(key_file)) for word in words]))
+
+
+def test_pods_of_a_group_know_their_place():
+    rendered = commands(build_service(SMALL | TWO_PODS))
+    groups = {name: parse(words) for name, words in rendered.items() if words[0] == "serve"}
+    leader, worker = (groups[name] for name in sorted(groups, key=lambda name: "/worker/" in name))
+    assert (leader.nnodes, worker.nnodes) == ("2", "2")
+    assert (leader.node_rank, worker.node_rank) == ("0", "1")
+    assert leader.master_addr == worker.master_addr
+    assert leader.tensor_parallel_size == worker.tensor_parallel_size == "16"
+
+
+def test_what_the_runtime_says_of_workers_that_it_does_not_have_is_a_reason_of_its_own():
+    with pytest.raises(ConfigError) as caught:
+        EngineConfig(parallel=ParallelConfig(tensor_parallel_size=2))
+    said = f"penstock: error: {caught.value}"  # as `penstock.cli` prints it
+    terminated = {"exitCode": caught.value.exit_code, "message": said}
+    container = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": terminated}}
+    metadata = {"name": "chat-0", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    trouble = pod_trouble({"metadata": metadata, "status": {"containerStatuses": [container]}}, 0.0)
+    assert trouble is not None
+    assert (trouble.reason, trouble.is_terminal) == ("ParallelismUnsupported", True)
+    assert trouble.message == f"pod chat-0: {caught.value}"
 
 
 def test_pods_become_what_they_are_meant_to_be(key_file):

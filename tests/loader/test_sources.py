@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 
 from penstock.errors import ModelError
 from penstock.loader.cache import cached
+from penstock.loader.hub import explained
 from penstock.loader.sources import resolve
 from support.embedded import embedded_folder
 from support.local_hub import local_hub
@@ -150,18 +152,43 @@ def test_a_hub_model_of_an_unknown_architecture_costs_one_small_file(folder: Pat
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "token", "message"),
     [
-        ("org/missing", "org/missing is not on the hub, or it is private: check the name, or run `hf auth login`"),
-        ("org/gated", "org/gated is gated: accept its terms"),
+        ("org/missing", "", "org/missing is private, or not on the hub (401): check the name, or run `hf auth login`"),
+        ("org/missing", "good", "org/missing is not on the hub (404), or the token may not see it: check the name"),
+        ("org/small", "", "org/small is private, or not on the hub (401)"),
+        ("org/small", "expired", "org/small: the hub refuses the token (401): check HF_TOKEN"),
+        ("org/gated", "good", "org/gated is gated (403): accept its terms"),
     ],
 )
-def test_what_the_hub_refuses_is_one_clear_line(name: str, message: str, folder: Path, tmp_path: Path) -> None:
-    with local_hub("org/small", folder) as (address, _):
-        done = run_resolve(name, HF_ENDPOINT=address, HF_HOME=str(tmp_path / "hub"))
+def test_what_the_hub_refuses_is_one_clear_line(
+    name: str, token: str, message: str, folder: Path, tmp_path: Path
+) -> None:
+    with local_hub("org/small", folder, token="good") as (address, _):
+        done = run_resolve(name, HF_ENDPOINT=address, HF_HOME=str(tmp_path / "hub"), HF_TOKEN=token)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_disk_that_is_full_is_said_to_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch() -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ModelError, match=r"org/small does not fit: no room is left on the disk"):
+        explained("org/small", None, fetch)
+
+
+def test_the_hub_is_asked_with_what_the_runtime_brings(folder: Path, tmp_path: Path) -> None:
+    """An image of the runtime has the hub's client and what that needs, and no library that only tests use."""
+    with local_hub("org/small", folder) as (address, _):
+        hub = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub")}
+        code = (
+            "import sys\nsys.modules['httpx'] = None\nimport runpy\nrunpy.run_module('penstock', run_name='__main__')"
+        )
+        command = [sys.executable, "-c", code, "fetch", "org/missing"]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | hub, timeout=60)
+    assert "org/missing is private, or not on the hub (401)" in done.stderr
 
 
 def test_the_embedded_model_needs_no_index_once_it_is_cached() -> None:

@@ -7,19 +7,12 @@ import time
 import pytest
 
 from penstock_operator.keyed_queue import FIRST_RETRY, LAST_RETRY, KeyedQueue
-
-
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
+from support.clock import Clock
 
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture
@@ -143,5 +136,27 @@ def test_an_older_wish_for_the_same_moment_does_not_bring_a_key_that_is_being_wo
     queue.add("a", after=10.0)
     clock.now += 10.0
     assert taken(queue) == []
+    queue.finish("a")
+    assert taken(queue) == ["a"]
+
+
+def test_what_can_wait_is_taken_when_nothing_is_due_and_once(queue, clock):
+    for key in "abc":
+        queue.add_for_later(key)
+    queue.add("c")
+    queue.add("b", after=10.0)
+    assert len(queue) == 3
+    assert taken(queue) == ["c", "a", "b"]
+    for key in "abc":
+        queue.finish(key)
+    clock.now += 10.0
+    assert taken(queue) == ["b"]
+
+
+def test_what_can_wait_is_not_worked_on_twice_at_a_time(queue):
+    queue.add("a")
+    assert queue.take(0.0) == "a"
+    queue.add_for_later("a")
+    assert queue.take(0.0) is None
     queue.finish("a")
     assert taken(queue) == ["a"]

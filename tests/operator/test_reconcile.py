@@ -9,6 +9,7 @@ import pytest
 from penstock_operator.errors import ApiError
 from penstock_operator.kinds import (
     ALL,
+    AUTOSCALER,
     DEPLOYMENT,
     DISRUPTION_BUDGET,
     EVENT,
@@ -20,7 +21,7 @@ from penstock_operator.kinds import (
     SECRET,
     SERVICE,
 )
-from support.operator_run import OperatorRun
+from support.operator_run import MINIMAL, OperatorRun
 
 NO_CHILDREN = (EVENT, INFERENCE_SERVICE, LEASE, POD)
 CHILDREN = tuple(kind for kind in ALL if kind not in NO_CHILDREN)
@@ -291,6 +292,16 @@ def end_state(run) -> dict:
 
 class Killed(BaseException):
     pass
+
+
+def test_an_autoscaler_that_nobody_asks_for_any_more_goes_even_while_pods_are_not_ready(run):
+    key = run.create(MINIMAL.replace("replicas: 2", ""))
+    run.edit(key, {"autoscaling": {"mode": "HPA", "decode": {"max": 3}}})
+    run.work()
+    assert [one["metadata"]["name"] for one in run.api.all(AUTOSCALER)] == ["chat-both"]
+    run.edit(key, {"autoscaling": {"mode": "Builtin"}})
+    run.work()
+    assert run.api.all(AUTOSCALER) == []
 
 
 def test_an_operator_killed_at_any_write_of_a_rollout_ends_at_the_same_state():

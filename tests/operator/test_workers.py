@@ -9,16 +9,9 @@ from penstock_operator.keyed_queue import FIRST_RETRY, LAST_RETRY, SOON, KeyedQu
 from penstock_operator.metrics import Metrics
 from penstock_operator.names import Key
 from penstock_operator.workers import Workers
+from support.clock import Clock
 
 CHAT = Key("default", "chat")
-
-
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

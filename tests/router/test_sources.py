@@ -10,13 +10,7 @@ import pytest
 
 from penstock.errors import ConfigError
 from penstock.router.sources import Source
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from support.clock import Clock
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-from support.good_specs import MODEL, PD, Spec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bad:
-    """A spec that the API server refuses. `field`: where; `says`: part of the message."""
-
-    spec: Any
-    field: str
-    says: str
-    is_of_parts: bool = False  # each field is right by itself: only a rule between them is broken
+from support.bad_scaling import BAD_SCALING
+from support.bad_spec import Bad
+from support.good_specs import MODEL, Spec
 
 
 def _decode(**fields: object) -> Spec:
@@ -30,19 +19,9 @@ def _cache(**fields: object) -> Spec:
     return {"model": MODEL["model"] | {"cache": fields}}
 
 
-def _scaling(**fields: object) -> Spec:
-    return PD | {"autoscaling": {"mode": "Builtin"} | fields}
-
-
-def _schedule(**fields: object) -> Spec:
-    schedule = {"name": "day", "start": "0 8 * * *", "duration": "8h", "decode": {"min": 2}}
-    return _scaling(decode={}, schedules=[schedule | fields])
-
-
 _CPU = "spec.decode.resources.requests[cpu]"
-_DAY = "spec.autoscaling.schedules[0]"
 
-BAD: dict[str, Bad] = {
+BAD: dict[str, Bad] = BAD_SCALING | {
     "no model": Bad(spec={"decode": {}}, field="spec", says="write model: {source: hf://org/name}"),
     "a model without source": Bad(spec={"model": {}}, field="spec.model", says="write source: hf://org/name"),
     "a source of no known kind": Bad(
@@ -84,106 +63,29 @@ BAD: dict[str, Bad] = {
         spec=MODEL | {"prefill": {}, "decode": {}}, field="spec", says="write connector: {type: nixl}", is_of_parts=True
     ),
     "a connector of no type": Bad(
-        spec=MODEL | {"prefill": {}, "connector": {}}, field="spec.connector.type", says="Required value"
+        spec=MODEL | {"prefill": {}, "connector": {}}, field="spec.connector", says="write type: nixl"
     ),
-    "min above max": Bad(
-        spec=_scaling(decode={"min": 5, "max": 2}),
-        field="spec.autoscaling.decode",
-        says="write a min of at most max",
+    "a negative surge": Bad(
+        spec=MODEL | {"rollout": {"maxSurge": -1}}, field="spec.rollout.maxSurge", says="greater than or equal to 0"
+    ),
+    "a variable twice": Bad(
+        spec=MODEL | {"runtime": {"env": [{"name": "A", "value": "1"}] * 2}},
+        field="spec.runtime.env[1]",
+        says="Duplicate value",
         is_of_parts=True,
     ),
-    "a max of 0": Bad(
-        spec=_scaling(decode={"max": 0}), field="spec.autoscaling.decode.max", says="greater than or equal to 1"
+    "an account's name in capitals": Bad(
+        spec=MODEL | {"runtime": {"serviceAccountName": "Models"}},
+        field="spec.runtime.serviceAccountName",
+        says="write the name of an object",
     ),
-    "autoscaling of no mode": Bad(
-        spec=MODEL | {"autoscaling": {}}, field="spec.autoscaling.mode", says="Required value"
-    ),
-    "replicas of a role that is scaled": Bad(
-        spec=_scaling(decode={"max": 4}) | {"decode": {"replicas": 2}},
-        field="spec",
-        says="decode.replicas and autoscaling.decode exclude each other",
-        is_of_parts=True,
-    ),
-    "prefill replicas of a role that is scaled": Bad(
-        spec=_scaling(prefill={"max": 4}) | {"prefill": {"replicas": 2}},
-        field="spec",
-        says="prefill.replicas and autoscaling.prefill exclude each other",
-        is_of_parts=True,
-    ),
-    "autoscaling with nothing to scale": Bad(
-        spec=MODEL | {"decode": {"replicas": 2}, "autoscaling": {"mode": "HPA"}},
-        field="spec",
-        says="leave decode.replicas out, or use mode: Advisory",
-        is_of_parts=True,
-    ),
-    "scaling of prefill that is not there": Bad(
-        spec=MODEL | {"autoscaling": {"mode": "Builtin", "prefill": {"max": 2}}},
-        field="spec",
-        says="write prefill: {}",
-        is_of_parts=True,
-    ),
-    "autoscaling between no numbers": Bad(
-        spec=MODEL | {"autoscaling": {"mode": "Builtin"}},
-        field="spec.autoscaling",
-        says="as in decode: {max: 4}",
-        is_of_parts=True,
-    ),
-    "a schedule for what is not scaled": Bad(
-        spec=PD
-        | {
-            "autoscaling": {
-                "mode": "Builtin",
-                "prefill": {},
-                "schedules": [{"name": "day", "start": "0 8 * * *", "duration": "8h", "decode": {"min": 2}}],
-            }
-        },
-        field="spec.autoscaling",
-        says="decode: {} beside schedules",
-        is_of_parts=True,
-    ),
-    "zero without a router": Bad(
-        spec=_scaling(scaleToZeroAfter="10m") | {"router": {"enabled": False}},
-        field="spec",
-        says="leave router.enabled out",
-        is_of_parts=True,
-    ),
-    "zero with a fixed role": Bad(
-        spec=_scaling(scaleToZeroAfter="10m") | {"prefill": {"replicas": 1}},
-        field="spec",
-        says="leave replicas of prefill and decode out",
-        is_of_parts=True,
-    ),
-    "zero after no time": Bad(
-        spec=_scaling(scaleToZeroAfter="0s"), field="spec.autoscaling.scaleToZeroAfter", says="write a duration above 0"
-    ),
-    "a negative budget": Bad(
-        spec=_scaling(gpuBudget=-8), field="spec.autoscaling.gpuBudget", says="greater than or equal to 1"
-    ),
-    "more than all of the cache": Bad(
-        spec=_scaling(decode={"targetKVUtilization": 101}),
-        field="spec.autoscaling.decode.targetKVUtilization",
-        says="less than or equal to 100",
+    "a host name with a path": Bad(
+        spec=MODEL | {"router": {"gateway": {"parents": [{"name": "public"}], "hostnames": ["a.example/v1"]}}},
+        field="spec.router.gateway.hostnames[0]",
+        says="write a host name such as models.example.org",
     ),
     "a time without unit": Bad(
         spec=MODEL | {"slo": {"ttft": "500"}}, field="spec.slo.ttft", says="such as 500ms, 30s, 5m or 1h30m"
-    ),
-    "a schedule at minute 61": Bad(
-        spec=_schedule(start="61 8 * * *"), field=f"{_DAY}.start", says="write minute, hour, day, month and weekday"
-    ),
-    "a schedule of four fields": Bad(
-        spec=_schedule(start="8 * * *"), field=f"{_DAY}.start", says="write minute, hour, day, month and weekday"
-    ),
-    "a schedule that changes nothing": Bad(
-        spec=_scaling(schedules=[{"name": "day", "start": "0 8 * * *", "duration": "8h"}]),
-        field=_DAY,
-        says="give it prefill or decode",
-        is_of_parts=True,
-    ),
-    "two schedules of one name": Bad(
-        spec=_scaling(schedules=[_schedule()["autoscaling"]["schedules"][0]] * 2),
-        field="spec.autoscaling.schedules[1]",
-        says="Duplicate value",
-        is_of_parts=True,
     ),
     "no surge and no unavailability": Bad(
         spec=MODEL | {"rollout": {"maxSurge": 0, "maxUnavailable": "0%"}},
@@ -199,6 +101,34 @@ BAD: dict[str, Bad] = {
     ),
     "a surge above the whole": Bad(
         spec=MODEL | {"rollout": {"maxSurge": "150%"}}, field="spec.rollout.maxSurge", says="a share from 0% to 100%"
+    ),
+    "a cache of no type": Bad(spec=_cache(size="1Gi"), field="spec.model.cache", says="write type: Pod"),
+    "a gateway without parents": Bad(
+        spec=MODEL | {"router": {"gateway": {}}}, field="spec.router.gateway", says="write parents: [{name: NAME}]"
+    ),
+    "a parent without a name": Bad(
+        spec=MODEL | {"router": {"gateway": {"parents": [{"sectionName": "https"}]}}},
+        field="spec.router.gateway.parents[0]",
+        says="write the name of a Gateway",
+    ),
+    "TLS of no Secret": Bad(spec=MODEL | {"security": {"tls": {}}}, field="spec.security.tls", says="write secretName"),
+    "no worker at all": Bad(
+        spec=MODEL | {"engine": {"tensorParallel": 0}},
+        field="spec.engine.tensorParallel",
+        says="greater than or equal to 1",
+    ),
+    "a billion workers": Bad(
+        spec=MODEL | {"engine": {"tensorParallel": 10**9}},
+        field="spec.engine.tensorParallel",
+        says="less than or equal to 1024",
+    ),
+    "a negative pipeline": Bad(
+        spec=MODEL | {"engine": {"pipelineParallel": -2}},
+        field="spec.engine.pipelineParallel",
+        says="greater than or equal to 1",
+    ),
+    "workers as a text": Bad(
+        spec=MODEL | {"engine": {"tensorParallel": "two"}}, field="spec.engine.tensorParallel", says="type integer"
     ),
     "a cache of no known type": Bad(spec=_cache(type="Node"), field="spec.model.cache.type", says='"Pod", "Shared"'),
     "a shared cache of no size": Bad(

@@ -22,6 +22,8 @@ EVERYTHING: Spec = {
         "kvCacheDtype": "auto",
         "kvCacheMemory": "20Gi",
         "maxModelLen": 8192,
+        "tensorParallel": 1,
+        "pipelineParallel": 1,
         "args": ["--max-num-seqs=64"],
     },
     "prefill": {

@@ -8,7 +8,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ class Cluster:
     is_reachable: bool  # Services answer at their own addresses
     load: Callable[[Path], None]  # bring an image's archive to the nodes
     audit: Path | None = None  # where the API server notes what the operator asks it
+    cut_off: Callable[[int], AbstractContextManager[None]] | None = None  # nothing reaches that node (1, 2) meanwhile
 
     def environment(self) -> dict[str, str]:
         """Of programs that talk to the cluster."""

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,10 @@ TOOLS_VARIABLE = "PENSTOCK_CLUSTER_TOOLS"
 STATE_PREFIX = "penstock-cluster-"  # then the number of the process that owns it
 NEEDED = ("ip", "nft", "openssl", "nsenter", "xz")
 AUDITED = "system:serviceaccount:penstock-system:penstock"  # the operator, as the chart installs it
+UNREACHABLE_SECONDS = 20  # without a sign of life of a node; Kubernetes' own 50 would make a test long
 CLONE_NEWNET = 0x40000000
+
+Flags = Mapping[str, Sequence[str]]  # further ones of programs such as kube-controller-manager
 
 
 def find_tools() -> Path | None:
@@ -57,12 +60,12 @@ def tool(name: str) -> str | None:
 class LocalCluster:
     """One cluster. `with running(…)` starts and stops it."""
 
-    def __init__(self, tools: Path, owner: int) -> None:
+    def __init__(self, tools: Path, owner: int, flags: Flags | None = None) -> None:
         self.state = Path(tempfile.gettempdir()) / f"{STATE_PREFIX}{owner}"
         self.kubeconfig = self.state / "admin.kubeconfig"
         self.programs = self.state / "programs"  # kubectl, helm and others
         self.audit_log = self.state / "audit.log"  # requests of `AUDITED`, an event in each line
-        self._script = tools / "cluster"
+        self._script, self._flags = tools / "cluster", dict(flags or {})
         self._net = f"k{owner:x}"  # prefix of its links and namespaces, which have at most 15 letters
 
     @property
@@ -74,6 +77,10 @@ class LocalCluster:
         """Returns when the nodes are ready."""
         self._provide_programs()
         self._run("up", "--nodes", str(num_nodes))
+        if num_nodes > 1:  # names are to be found while the others are cut off
+            home = json.dumps({"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "node-1"}}}}})
+            self._kubectl("patch", "deployment/coredns", "-n", "kube-system", "-p", home)
+            self._kubectl("rollout", "status", "deployment/coredns", "-n", "kube-system", "--timeout=60s")
 
     def stop(self) -> None:
         """Stop everything and remove it."""
@@ -82,6 +89,19 @@ class LocalCluster:
     def load(self, archive: Path) -> None:
         """Import a container image into every node."""
         self._run("load", str(archive))
+
+    @contextmanager
+    def cut_off(self, node: int) -> Iterator[None]:
+        """Nothing leaves or reaches a node meanwhile. The first is node 1."""
+        self._set_link(node, "down")
+        try:
+            yield
+        finally:
+            self._set_link(node, "up")
+
+    def _set_link(self, node: int, state: str) -> None:
+        words = ("ip", "netns", "exec", self.pods.name, "ip", "link", "set", f"{self._net}v{node}", state)
+        subprocess.run(words, check=True)
 
     def start_keda(self) -> None:
         """The real KEDA, beside the control plane."""
@@ -93,7 +113,7 @@ class LocalCluster:
             os.kill(int((self.state / "pid" / name).read_text()), signal.SIGTERM)
 
     def _provide_programs(self) -> None:
-        """Those of the tools, but for an API server that notes what the operator asks it."""
+        """Those of the tools, but for an API server that notes what the operator asks it, and shorter waits."""
         originals = Path(self._run("bin"))
         self.programs.mkdir(parents=True)
         for original in originals.iterdir():
@@ -102,9 +122,19 @@ class LocalCluster:
         policy, kube = self.state / "audit.json", self.programs / "kube"
         rules = [{"level": "Metadata", "users": [AUDITED], "omitStages": ["RequestReceived"]}, {"level": "None"}]
         policy.write_text(json.dumps({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules}))
-        flags = f'set -- "$@" --audit-policy-file={policy} --audit-log-path={self.audit_log}'
-        kube.write_text(f'#!/bin/sh\n[ "$1" != kube-apiserver ] || {flags}\nexec {originals / "kube"} "$@"\n')
+        flags = {
+            "kube-apiserver": f"--audit-policy-file={policy} --audit-log-path={self.audit_log}",
+            "kube-controller-manager": f"--node-monitor-grace-period={UNREACHABLE_SECONDS}s",
+        }
+        for program, more in self._flags.items():
+            flags[program] = " ".join((flags.get(program, ""), *more))
+        cases = "\n".join(f'{program}) set -- "$@" {more} ;;' for program, more in flags.items())
+        kube.write_text(f'#!/bin/sh\ncase "$1" in\n{cases}\nesac\nexec {originals / "kube"} "$@"\n')
         kube.chmod(0o755)
+
+    def _kubectl(self, *words: str) -> None:
+        command = ("ip", "netns", "exec", self.pods.name, self.programs / "kubectl", *words)
+        subprocess.run(command, env=os.environ | {"KUBECONFIG": str(self.kubeconfig)}, check=True, capture_output=True)
 
     def _run(self, *words: str) -> str:
         """One command of `cluster`; raises with what it said. What it starts keeps no pipe of ours open."""
@@ -119,12 +149,12 @@ class LocalCluster:
 
 
 @contextmanager
-def running(num_nodes: int = 1) -> Iterator[LocalCluster]:
+def running(num_nodes: int = 1, flags: Flags | None = None) -> Iterator[LocalCluster]:
     """A started cluster, in whose network the calling thread and those that it starts are."""
     tools = find_tools()
     assert tools is not None
     clear_orphans(tools)
-    cluster = LocalCluster(tools, os.getpid())
+    cluster = LocalCluster(tools, os.getpid(), flags)
     try:
         cluster.start(num_nodes)
         with inside(cluster.pods):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import datetime
 import itertools
+import json
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -67,10 +68,10 @@ class MemoryApi:
                 raise ApiError(409, f"{kind.plural} {metadata['name']!r} already exists", reason="AlreadyExists")
             return self._insert(key, {**manifest, "metadata": metadata}, f"{manager}:Update")
 
-    def apply(self, manifest, manager=FIELD_MANAGER):
+    def apply(self, manifest, manager=FIELD_MANAGER, *, is_forced=True):
         with self._call("apply", kind_of(manifest), manifest["metadata"]["name"]):
             without = {word: value for word, value in manifest.items() if word != "status"}
-            return self._apply(without, f"{manager}:Apply")
+            return self._apply(without, f"{manager}:Apply", is_forced)
 
     def apply_status(self, manifest, manager=FIELD_MANAGER):
         kind, metadata = kind_of(manifest), manifest["metadata"]
@@ -82,9 +83,9 @@ class MemoryApi:
     def merge(self, kind, namespace, name, patch):
         with self._call("patch", kind, name):
             there = self._there(kind, namespace, name)
-            uid = patch.get("metadata", {}).get("uid")
-            if uid not in (None, there["metadata"]["uid"]):
-                raise ApiError(409, f"uid {uid} is not {there['metadata']['uid']}", reason="Conflict")
+            for word in ("uid", "resourceVersion"):
+                if (expected := patch.get("metadata", {}).get(word)) not in (None, there["metadata"][word]):
+                    raise ApiError(409, f"{word} {expected} is not {there['metadata'][word]}", reason="Conflict")
             return self._store(kind, there, merged(there, patch))
 
     def scale(self, kind, namespace, name, replicas):
@@ -124,6 +125,12 @@ class MemoryApi:
         """A merge patch by somebody else, status included; it is never refused and not among `calls`."""
         with self._lock:
             there = self._there(kind, namespace, name)
+            if said := {word: value for word, value in patch.items() if word != "status"}:
+                gone, set_by = set(leaves(said)), self._managers[there["metadata"]["uid"]]
+                for other, paths in set_by.items():
+                    set_by[other] = {path for path in paths if path not in gone}
+                others = {path for path in gone if _value(said, path) is not None}
+                set_by["other:Update"] = set_by.get("other:Update", set()) | others
             return self._store(kind, there, merged(there, patch))
 
     def post(self, manifest: dict) -> dict:
@@ -171,7 +178,7 @@ class MemoryApi:
         self._managers[new["metadata"]["uid"]] = {manager: set(leaves(manifest))}
         return self._put(key[0], new, "ADDED")
 
-    def _apply(self, manifest: dict, manager: str) -> dict:
+    def _apply(self, manifest: dict, manager: str, is_forced: bool = True) -> dict:
         kind, metadata = kind_of(manifest), manifest["metadata"]
         key, uid = (kind, metadata["namespace"], metadata["name"]), metadata.get("uid")
         there = self._objects.get(key)
@@ -181,6 +188,9 @@ class MemoryApi:
             return self._insert(key, manifest, manager)
         owned, managers = set(leaves(manifest)), self._managers[there["metadata"]["uid"]]
         before = managers.get(manager, set())
+        theirs = set().union(*(paths for other, paths in managers.items() if other != manager)) & owned
+        if not is_forced and any(_value(there, path) != _value(manifest, path) for path in theirs):
+            raise ApiError(409, f"Apply failed with {len(theirs)} conflicts", reason="Conflict")
         for other, paths in managers.items():  # by force: what was others' with another value is ours now
             if other != manager:
                 managers[other] = {
@@ -209,11 +219,19 @@ class MemoryApi:
         return self._put(kind, new, "MODIFIED")
 
     def _put(self, kind: Kind, new: dict, what: str) -> dict:
+        new = json.loads(json.dumps(new))  # as it comes over the wire
         self._version = next(self._versions)
         new["metadata"]["resourceVersion"] = str(self._version)
+        new["metadata"]["managedFields"] = self._managed(new["metadata"]["uid"])
         self._objects[kind, new["metadata"]["namespace"], new["metadata"]["name"]] = new
         self._tell(what, kind, new)
         return copy.deepcopy(new)
+
+    def _managed(self, uid: str) -> list[dict]:
+        """Who set fields, without the fields."""
+        words = (manager.split(":") for manager, paths in self._managers[uid].items() if paths)
+        entries = [dict(zip(("manager", "operation", "subresource"), each, strict=False)) for each in words]
+        return [one if "operation" in one else {**one, "subresource": "scale"} for one in entries]
 
     def _remove(self, kind: Kind, there: dict) -> None:
         metadata = there["metadata"]

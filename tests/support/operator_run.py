@@ -82,10 +82,9 @@ class OperatorRun:
         assert self.resync.turn()
         self.api.watchers.append(self._seen)
 
-    def tell(self, uid: str, drain: Drain) -> bool:
+    def tell(self, uid: str, drain: Drain) -> None:
         """Pods of this cluster have no processes that could hear it."""
         self.drains.append(drain)
-        return True
 
     def create(self, text: str = MINIMAL, **metadata: object) -> Key:
         manifest = yaml.safe_load(text)

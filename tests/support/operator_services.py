@@ -51,6 +51,13 @@ def all_manifests(children: Children) -> list[Manifest]:
 
 
 def pod_specs(children: Children) -> dict[str, Manifest]:
-    """The specs of all pods, by the name of what makes them."""
-    makers = [found for found in all_manifests(children) if found["kind"] in ("Deployment", "Job")]
-    return {maker["metadata"]["name"]: maker["spec"]["template"]["spec"] for maker in makers}
+    """The specs of all pods, by the name of what makes them; those of workers beside a leader by `NAME/worker`."""
+    found = {}
+    for maker in all_manifests(children):
+        name = maker["metadata"]["name"]
+        if maker["kind"] in ("Deployment", "Job"):
+            found[name] = maker["spec"]["template"]["spec"]
+        elif maker["kind"] == "LeaderWorkerSet":
+            templates = maker["spec"]["leaderWorkerTemplate"]
+            found |= {name: templates["leaderTemplate"]["spec"], f"{name}/worker": templates["workerTemplate"]["spec"]}
+    return found

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import threading
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from support.arrivals import Arrivals, arriving, new_prompt
 from support.fleet_client import ask
 from support.fleet_requests import long_prompts
 from support.history import Asked, History
@@ -23,7 +26,7 @@ class Served:
 
     def __init__(self, cluster: Cluster, namespace: str, name: str) -> None:
         self.cluster, self.namespace, self.name = cluster, namespace, name
-        self._references = History()
+        self._references, self._pages = History(), itertools.count()
 
     def get(self) -> dict[str, Any]:
         return self.cluster.get("inferenceservice", self.name, self.namespace)
@@ -50,6 +53,20 @@ class Served:
         selector = f"penstock.dev/service={self.name},app.kubernetes.io/component={role}"
         found = self.cluster.items("pods", self.namespace, "-l", selector)
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+    def names(self, role: str) -> set[str]:
+        """Of the pods of a role."""
+        return {pod["metadata"]["name"] for pod in self.pods(role)}
+
+    def places(self, role: str) -> set[str]:
+        """The nodes on which a role has pods."""
+        return {pod["spec"].get("nodeName", "") for pod in self.pods(role)}
+
+    def fleet(self) -> dict[str, Any]:
+        """Its pods as its router sees them."""
+        with self.cluster.reach(self.namespace, self.name) as url, urllib.request.urlopen(f"{url}/fleet") as answer:
+            told: dict[str, Any] = json.load(answer)
+            return told
 
     def patch(self, spec: dict[str, Any]) -> None:
         """Change a part of the spec."""
@@ -83,6 +100,22 @@ class Served:
             total += sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
         return total
 
+    def num_ready(self, role: str) -> int:
+        """Pods that take requests, as the status has it."""
+        count: int = self.get()["status"]["roles"][role]["ready"]
+        return count
+
+    def request(self, role: str) -> int:
+        """How many pods its RoleScaler asks for."""
+        count: int = self.cluster.get("rolescaler", f"{self.name}-{role}", self.namespace)["spec"]["replicas"]
+        return count
+
+    @property
+    def decisions(self) -> list[dict[str, Any]]:
+        """Of the autoscaler, newest first."""
+        told: list[dict[str, Any]] = self.get().get("status", {}).get("autoscaling", {}).get("lastDecisions", [])
+        return told
+
     def story(self) -> str:
         """What there is to see of it, for whoever reads a failed test."""
         status = json.dumps(self.get().get("status", {}), indent=1)
@@ -110,8 +143,19 @@ class Served:
         return self._references
 
     @contextmanager
+    def under_arrivals(self) -> Iterator[Arrivals]:
+        """New prompts arrive at a pace, and each must be answered to its end."""
+        history = self._references.begin()
+        with (
+            self.cluster.reach(self.namespace, self.name) as url,
+            arriving(url, lambda: new_prompt(next(self._pages)), history) as arrivals,
+        ):
+            yield arrivals
+
+    @contextmanager
     def under_load(self, requests: Sequence[Asked], width: int = 3) -> Iterator[History]:
         """Clients ask these again and again, `width` at a time, and each of them must hear what it did in peace."""
+        self.ask([asked for asked in requests if not self._references.knows(asked.name)])
         history, is_over = self._references.begin(), threading.Event()
         with self.cluster.reach(self.namespace, self.name) as url:
             clients = Clients(url, requests, history, is_over.is_set)

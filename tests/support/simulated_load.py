@@ -89,7 +89,7 @@ class SimulatedLoad:
 
     def look(self) -> None:
         """The autoscaler's turn."""
-        self.history.add(self.signals(), self.service.spec, max(window_seconds(self.service.spec.autoscaling)))
+        self.history.add(self.signals(), self.service.spec, window_seconds(self.service.spec.autoscaling))
         self.verdict = decide(self.service, self.history, self.current, dict.fromkeys(self.current, 1), self.now)
         for role, number in self.verdict.targets.items():
             if number != self.current[role]:

@@ -37,7 +37,8 @@ class ModelCache(Part, frozen=True, kw_only=True):
     type: Annotated[
         Literal["Pod", "Shared"],
         Meta(
-            description="Pod: every pod fetches its own copy; Shared: one volume that many nodes can mount, filled once"
+            description="Pod: every pod fetches its own copy; Shared: one volume that many nodes mount, filled once",
+            extra_json_schema={IF_MISSING: "write type: Pod, or type: Shared"},
         ),
     ]
     size: Annotated[Size | None, Meta(description="most that it may hold, such as 50Gi")] = None
@@ -101,6 +102,17 @@ class Engine(Part, frozen=True, kw_only=True):
         None
     )
     kv_cache_memory: Annotated[Size | None, Meta(description="for keys and values; default: what is free")] = None
+    tensor_parallel: Annotated[
+        Annotated[int, Meta(ge=1, le=1024)] | None,
+        Meta(description="workers that share every layer; default: 1. Each takes an accelerator"),
+    ] = None
+    pipeline_parallel: Annotated[
+        Annotated[int, Meta(ge=1, le=1024)] | None,
+        Meta(
+            description="groups of layers, each with workers of its own; default: 1. A replica whose workers need more"
+            " accelerators than one pod of the role asks for becomes a LeaderWorkerSet of several pods"
+        ),
+    ] = None
     max_model_len: Annotated[
         Annotated[int, Meta(ge=1, le=1 << 24)] | None, Meta(description="longest prompt plus output, in tokens")
     ] = None

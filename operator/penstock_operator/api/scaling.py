@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from penstock_operator.api.rules import IF_WRONG, Rule, by_key
+from penstock_operator.api.rules import IF_MISSING, IF_WRONG, Rule, by_key
 from penstock_operator.api.scalars import Duration, Name, Part, Replicas, TimeSpan, Word
 
 
@@ -70,7 +70,9 @@ class Schedule(Part, frozen=True, kw_only=True):
             extra_json_schema={IF_WRONG: "write minute, hour, day, month and weekday: 0 8 * * mon-fri"},
         ),
     ]
-    duration: Annotated[TimeSpan, Meta(description="from each start")]
+    duration: Annotated[
+        TimeSpan, Meta(description="from each start", extra_json_schema={IF_MISSING: "write duration: 10h"})
+    ]
     time_zone: Annotated[Word | None, Meta(description="IANA name; default: UTC")] = None
     prefill: Annotated[Range | None, Meta(description="instead of autoscaling.prefill, as far as it says")] = None
     decode: Annotated[Range | None, Meta(description="instead of autoscaling.decode, as far as it says")] = None
@@ -100,7 +102,10 @@ class Autoscaling(Part, frozen=True, kw_only=True):
 
     mode: Annotated[
         Literal["Builtin", "HPA", "KEDA", "Advisory"],
-        Meta(description="Builtin: this operator; HPA, KEDA: those, by our metrics; Advisory: nobody, only a report"),
+        Meta(
+            description="Builtin: this operator; HPA, KEDA: those, by our metrics; Advisory: nobody, only a report",
+            extra_json_schema={IF_MISSING: "write mode: Builtin, where nothing else is to scale"},
+        ),
     ]
     prefill: PrefillScaling | None = None
     decode: DecodeScaling | None = None

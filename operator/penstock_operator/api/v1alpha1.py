@@ -97,7 +97,10 @@ class Role(Part, frozen=True, kw_only=True):
 class Connector(Part, frozen=True, kw_only=True):
     """How prefill and decode pods share KV cache."""
 
-    type: Annotated[Literal["nixl"], Meta(description="NIXL, over RDMA, NVLink or TCP")]
+    type: Annotated[
+        Literal["nixl"],
+        Meta(description="NIXL, over RDMA, NVLink or TCP", extra_json_schema={IF_MISSING: "write type: nixl"}),
+    ]
     rdma: Annotated[
         Word | None, Meta(description="resource of an RDMA device, such as rdma/hca; the pods lock memory then")
     ] = None
@@ -118,7 +121,9 @@ class RouterService(Part, frozen=True, kw_only=True):
 class ParentReference(Part, frozen=True, kw_only=True):
     """A Gateway."""
 
-    name: Annotated[Name, Meta(description="of the Gateway")]
+    name: Annotated[
+        Name, Meta(description="of the Gateway", extra_json_schema={IF_MISSING: "write the name of a Gateway"})
+    ]
     namespace: Annotated[Name | None, Meta(description="of the Gateway; default: the service's own")] = None
     section_name: Annotated[Name | None, Meta(description="one of its listeners")] = None
 
@@ -127,7 +132,13 @@ class Gateway(Part, frozen=True, kw_only=True):
     """How a Gateway reaches the service."""
 
     parents: Annotated[
-        tuple[ParentReference, ...], Meta(min_length=1, max_length=8, description="Gateways that lead here")
+        tuple[ParentReference, ...],
+        Meta(
+            min_length=1,
+            max_length=8,
+            description="Gateways that lead here",
+            extra_json_schema={IF_MISSING: "write parents: [{name: NAME}], with the name of a Gateway"},
+        ),
     ]
     hostnames: Annotated[
         tuple[Hostname, ...], Meta(max_length=16, description="that lead here; default: all of the Gateway's")
@@ -182,7 +193,15 @@ class Rollout(Part, frozen=True, kw_only=True):
 class Tls(Part, frozen=True, kw_only=True):
     """HTTPS at the router."""
 
-    secret_name: Annotated[Name, Meta(description="Secret of type kubernetes.io/tls; read anew when it changes")]
+    secret_name: Annotated[
+        Name,
+        Meta(
+            description="Secret of type kubernetes.io/tls; read anew when it changes",
+            extra_json_schema={
+                IF_MISSING: "write secretName: NAME, with the name of a Secret of type kubernetes.io/tls"
+            },
+        ),
+    ]
 
 
 class NetworkRules(Part, frozen=True, kw_only=True):
@@ -218,7 +237,11 @@ class Runtime(Part, frozen=True, kw_only=True):
     service_account_name: Annotated[Name | None, Meta(description="default: one without any rights")] = None
     env: Annotated[
         tuple[Named, ...],
-        Meta(max_length=128, description="EnvVars of the engine's container", extra_json_schema=by_key("name")),
+        Meta(
+            max_length=128,
+            description="EnvVars of the containers that serve or fetch the model",
+            extra_json_schema=by_key("name"),
+        ),
     ] = ()
 
 

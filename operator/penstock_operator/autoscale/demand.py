@@ -81,7 +81,7 @@ def _queue(short: Sequence[Moment], targets: Targets) -> Demand | None:
     queue, limit = fmean(moment.queue for moment in short), targets.queue_seconds * last.num_pods
     if queue <= limit:
         return None
-    growth = max(0.0, (last.queue - first.queue) / (last.at - first.at)) if len(short) > 1 else 0.0
+    growth = max(0.0, last.queue - first.queue) / max(SMOOTH_SECONDS / 2, last.at - first.at)
     arriving = (_num_busy(short) or 0.0) + growth
     pods = arriving / BUSY_TARGET + (queue - limit) / DRAIN_SECONDS
     return Demand(pods=pods, signal=QUEUE, value=queue / last.num_pods, target=target)

@@ -12,6 +12,7 @@ import json
 import logging
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,20 +20,20 @@ from pathlib import Path
 from aiohttp import web
 
 from penstock.logs import event
+from penstock_operator.autoscale.api_service import ApiServiceKeeper
 from penstock_operator.autoscale.hpa import METRIC
 from penstock_operator.autoscale.offer import Offer
 from penstock_operator.cluster.kube import Kube
 from penstock_operator.errors import ApiError
-from penstock_operator.kinds import API_SERVICE, CONFIG_MAP
+from penstock_operator.kinds import CONFIG_MAP
 from penstock_operator.names import Key
 from penstock_operator.service import Manifest
 from penstock_operator.timestamps import to_timestamp
 
 GROUP_VERSION = "external.metrics.k8s.io/v1beta1"
 ROOT = f"/apis/{GROUP_VERSION}"
-NAME = "v1beta1.external.metrics.k8s.io"
-FRESH_SECONDS = 60.0  # between two looks whether certificates are new
-RETRY_SECONDS = 5.0
+FRESH_SECONDS = 60.0  # between two looks at what the cluster says
+RETRY_SECONDS = 5.0  # between two looks whether files are new, and after what went wrong
 
 _log = logging.getLogger(__name__)
 
@@ -52,20 +53,6 @@ def read_front_proxy(kube: Kube) -> FrontProxy:
     if not authority:
         raise ApiError(404, "this cluster has no front-proxy CA: its API server was started without aggregation")
     return FrontProxy(authority=authority, names=tuple(json.loads(data.get("requestheader-allowed-names") or "[]")))
-
-
-def read_problem(kube: Kube, namespace: str) -> str:
-    """What keeps the API server from asking us, as a sentence; empty: nothing. Raises `ApiError`."""
-    try:
-        service = kube.get(API_SERVICE, "", NAME)["spec"].get("service", {})
-    except ApiError as error:
-        if error.status != 404:
-            raise
-        return f"there is no APIService {NAME}: install the operator's chart with externalMetrics.enabled=true"
-    if service.get("namespace") == namespace:
-        return ""
-    owner = f"{service.get('namespace')}/{service.get('name')}"
-    return f"the APIService {NAME} leads to {owner}: only one can serve external metrics, so use mode Builtin or KEDA"
 
 
 def build_app(offer: Offer, allowed: Callable[[], tuple[str, ...]]) -> web.Application:
@@ -113,16 +100,20 @@ def build_app(offer: Offer, allowed: Callable[[], tuple[str, ...]]) -> web.Appli
 
 
 class MetricsApi:
-    """The server, in a thread of its own; certificates are read anew when they change."""
+    """The server, in a thread of its own; certificates are read anew when they change, and then believed."""
 
     def __init__(self, kube: Kube, offer: Offer, *, port: int, folder: Path, namespace: str) -> None:
         """`folder`: with tls.crt and tls.key, as a Secret of type kubernetes.io/tls is mounted.
 
         `namespace`: of this operator, and of the Service that the APIService should name.
         """
-        self._kube, self._offer, self._port, self._folder, self._namespace = kube, offer, port, folder, namespace
+        self._kube, self._offer, self._port, self._folder = kube, offer, port, folder
+        self._keeper = ApiServiceKeeper(kube, namespace=namespace, folder=folder, clock=time.monotonic)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve_on()), name="metrics-api", daemon=True)
         self._at_work: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        self._proxy: FrontProxy | None = None
+        self._context: ssl.SSLContext | None = None
+        self._shown: tuple[int, ...] = ()  # stamp of the files that are served
         self.port: int | None = None  # where it listens
         self.problem = ""  # why HPAs are not told, as a sentence
 
@@ -140,49 +131,63 @@ class MetricsApi:
     async def _serve_on(self) -> None:
         stop = asyncio.Event()
         self._at_work = (asyncio.get_running_loop(), stop)
-        proxy: FrontProxy | None = None
-        stamp: tuple[int, ...] = ()
-        runner = web.AppRunner(
-            build_app(self._offer, lambda: proxy.names if proxy is not None else ()), access_log=None
-        )
+        names = lambda: self._proxy.names if self._proxy is not None else ()  # noqa: E731
+        runner = web.AppRunner(build_app(self._offer, names), access_log=None)
         await runner.setup()
+        look_at = 0.0
         try:
             while not stop.is_set():
                 try:
-                    found = await asyncio.to_thread(read_front_proxy, self._kube)
-                    if (found, self._stamp()) != (proxy, stamp):
-                        context = self._context(found)
-                        proxy, stamp = found, self._stamp()
-                        await self._listen(runner, context)
-                    self.problem = await asyncio.to_thread(read_problem, self._kube, self._namespace)
-                    wait = FRESH_SECONDS
+                    if time.monotonic() >= look_at or self._stamp() != self._shown:
+                        await self._look(runner)
+                        look_at = time.monotonic() + (RETRY_SECONDS if self.problem else FRESH_SECONDS)
                 except (ApiError, OSError, ValueError) as error:
                     event(_log, "metrics_api.waits", level=logging.WARNING, why=error)
                     self.problem = f"the operator's API of external metrics does not run: {error}"
-                    wait = RETRY_SECONDS
+                    look_at = 0.0
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), wait)
+                    await asyncio.wait_for(stop.wait(), RETRY_SECONDS)
         finally:
             self._at_work = None
             await runner.cleanup()
 
-    async def _listen(self, runner: web.AppRunner, context: ssl.SSLContext) -> None:
-        """At the same port with other certificates; who is connected stays so."""
-        for site in list(runner.sites):
+    async def _look(self, runner: web.AppRunner) -> None:
+        """Serve what the files hold, to whom the cluster names: believed first, so that the API server asks on."""
+        found, stamp = await asyncio.to_thread(read_front_proxy, self._kube), self._stamp()
+        is_new = (found, stamp) != (self._proxy, self._shown)
+        context = self._build_context(found) if is_new else None  # raises for files that do not fit together
+        try:
+            self.problem = await asyncio.to_thread(self._keeper.look)
+        finally:
+            if context is not None:
+                await self._show(runner, context, found)
+                self._proxy, self._shown = found, stamp
+
+    async def _show(self, runner: web.AppRunner, context: ssl.SSLContext, proxy: FrontProxy) -> None:
+        """To whoever connects from now on, at the same socket: who is in the middle of it is not lost."""
+        if self._context is not None and proxy == self._proxy:
+            self._load_certificate(self._context)
+            event(_log, "certificate.replaced", port=self.port)
+            return
+        for site in list(runner.sites):  # another front proxy: nobody is to be believed any more for the old one's sake
             await site.stop()
         site = web.TCPSite(runner, "", self.port or self._port, ssl_context=context)
         await site.start()
-        self.port = runner.addresses[0][1]
+        self._context, self.port = context, runner.addresses[0][1]
         event(_log, "metrics_api.listening", port=self.port)
 
-    def _context(self, proxy: FrontProxy) -> ssl.SSLContext:
+    def _build_context(self, proxy: FrontProxy) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=proxy.authority)
-        context.load_cert_chain(self._folder / "tls.crt", self._folder / "tls.key")
         context.verify_mode = ssl.CERT_REQUIRED
+        self._load_certificate(context)
         return context
 
+    def _load_certificate(self, context: ssl.SSLContext) -> None:
+        context.load_cert_chain(self._folder / "tls.crt", self._folder / "tls.key")
+
     def _stamp(self) -> tuple[int, ...]:
-        return tuple((self._folder / name).stat().st_mtime_ns for name in ("tls.crt", "tls.key"))
+        files = (self._folder / name for name in ("tls.crt", "tls.key", "ca.crt"))
+        return tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
 
 
 def _is_allowed(request: web.Request, names: tuple[str, ...]) -> bool:

@@ -50,7 +50,7 @@ class Watched:
         autoscaling = self.service.spec.autoscaling
         assert autoscaling is not None, f"{self.service.key} is not scaled by anybody"
         signals = build_signals(scrape, observed.pods, tuple(self.service.roles))
-        self.history.add(signals, self.service.spec, max(window_seconds(autoscaling)))
+        self.history.add(signals, self.service.spec, window_seconds(autoscaling))
         self.verdict = decide(self.service, self.history, current, observed.gpus_per_pod, now)
         self.holds = dict(self.verdict.holds)
         return self.verdict

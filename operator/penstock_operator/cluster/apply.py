@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
 from penstock.logs import event
+from penstock_operator.cluster.applied import Applied, digest_of, is_as_applied, marked
 from penstock_operator.cluster.drainer import Drainer
 from penstock_operator.cluster.kube import Kube
-from penstock_operator.cluster.store import Name, Store, fingerprint_of
+from penstock_operator.cluster.store import Name, Store, fingerprint_of, is_ours_alone
 from penstock_operator.errors import ApiError, ForeignObject, NotLeading
 from penstock_operator.kinds import SECRET, Kind, kind_of
 from penstock_operator.names import Key
@@ -19,17 +19,9 @@ from penstock_operator.plan.actions import Action, Annotate, Apply, Create, Dele
 from penstock_operator.service import Manifest, Service, controller_of
 
 UNSEEN_SECONDS = 3600.0  # a Secret is never read, so it is applied again after this time
+DOUBT_SECONDS = 30.0  # and after this time if a pod waits for what it mounts
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    """What was applied last under a name, and what came of it."""
-
-    digest: int  # of the manifest
-    fingerprint: int  # of the object that the API server answered with
-    at: float  # seconds, monotonic
 
 
 class Writer:
@@ -70,7 +62,7 @@ class Writer:
 
     def write_status(self, there: Manifest, status: Manifest) -> bool:
         """Say how an object that is there is doing; False if that is what it says already."""
-        if status == there.get("status"):
+        if text_of(status) == text_of(there.get("status") or {}):
             return False
         self._check()
         metadata = {word: there["metadata"][word] for word in ("namespace", "name", "uid")}
@@ -78,27 +70,51 @@ class Writer:
         self._keep(kind_of(there), self._kube.apply_status(said))
         return True
 
+    def doubt(self, key: Key) -> None:
+        """A pod of the service waits for what it mounts: its Secret may be gone, so the next apply is no vain one."""
+        memory = self._applied.get(key, {})
+        for name, applied in list(memory.items()):
+            if name[0] == SECRET and self._clock() - applied.at >= DOUBT_SECONDS:
+                del memory[name]
+
     def forget(self, key: Key) -> None:
         """The service is gone."""
         self._applied.pop(key, None)
 
     def _apply(self, service: Service, manifest: Manifest, uid: str | None) -> bool:
         kind, name = kind_of(manifest), manifest["metadata"]["name"]
-        digest = hash(msgspec.json.encode(manifest, order="deterministic"))
         memory = self._applied.setdefault(service.key, {})
+        digest = digest_of(manifest)
         if self._is_unchanged(service.key, (kind, name), digest, memory.get((kind, name))):
+            return False
+        stored = self._store.child(service.key, (kind, name))
+        if (kind, name) not in memory and stored is not None and is_as_applied(stored, manifest, digest):
+            memory[kind, name] = Applied(digest=digest, fingerprint=stored.fingerprint, at=self._clock())
             return False
         self._check()
         if uid is None and kind != SECRET:  # the Secret's name has our UID in it, and we have no right to look
             uid = self._uid_of_ours(service, kind, name)
-        metadata = manifest["metadata"] if uid is None else {**manifest["metadata"], "uid": uid}
-        answer = self._kube.apply({**manifest, "metadata": metadata})
+        answer = self._send(marked(manifest, digest), uid, is_new=uid is None and kind != SECRET)
         memory[kind, name] = Applied(digest=digest, fingerprint=fingerprint_of(answer), at=self._clock())
         self._keep(kind, answer)
         event(_log, "object.applied", level=logging.DEBUG, service=service.key, kind=kind.kind, object=name)
         return True
 
-    def _is_unchanged(self, key: Key, name: Name, digest: int, applied: Applied | None) -> bool:
+    def _send(self, manifest: Manifest, uid: str | None, *, is_new: bool) -> Manifest:
+        """Apply it. What somebody else made after we looked is not taken over, and what we added to it goes again."""
+        metadata = manifest["metadata"]
+        if not is_new:
+            return self._kube.apply(manifest if uid is None else {**manifest, "metadata": {**metadata, "uid": uid}})
+        answer = self._kube.apply(manifest, is_forced=False)
+        if is_ours_alone(answer):
+            return answer
+        whose = {word: answer["metadata"][word] for word in ("namespace", "name", "uid")}
+        left = self._kube.apply({"apiVersion": manifest["apiVersion"], "kind": manifest["kind"], "metadata": whose})
+        version = left["metadata"]["resourceVersion"]  # until which it looks to watches as if it were ours
+        self._store.remove(kind_of(answer), {**answer, "metadata": {**answer["metadata"], "resourceVersion": version}})
+        raise ApiError(409, f"somebody else made {manifest['kind']} {metadata['name']} just now", reason="Conflict")
+
+    def _is_unchanged(self, key: Key, name: Name, digest: str, applied: Applied | None) -> bool:
         if applied is None or applied.digest != digest:
             return False
         if name[0] == SECRET:
@@ -115,10 +131,7 @@ class Writer:
                 return None
             raise
         if controller_of(there).get("uid") != service.uid:
-            raise ForeignObject(
-                f"{kind.kind} {name} exists and does not belong to this InferenceService: delete it,"
-                " or give the InferenceService another name"
-            )
+            raise ForeignObject(kind.kind, name)
         uid: str = there["metadata"]["uid"]
         return uid
 
@@ -150,3 +163,9 @@ class Writer:
     def _check(self) -> None:
         if not self._may_write():
             raise NotLeading("this operator does not hold the Lease")
+
+
+def text_of(status: Manifest) -> bytes:
+    """As JSON, conditions without their order: what the API server answers has no tuples, and an order of its own."""
+    conditions = {one["type"]: one for one in status.get("conditions", ())}
+    return msgspec.json.encode({**status, "conditions": conditions}, order="deterministic")

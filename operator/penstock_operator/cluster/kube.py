@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from urllib.parse import urlencode
 
 import kubernetes.client
 import kubernetes.config
 import msgspec
 import urllib3
+from kubernetes.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION
 
 from penstock_operator.errors import ApiError, OperatorError
 from penstock_operator.kinds import Kind, kind_of
@@ -53,17 +56,20 @@ class Kube:
             page = self._call("list", "GET", path, {**query, "continue": after})
 
     def create(self, manifest: Manifest) -> Manifest:
-        """POST; `ApiError` 409 if the name is taken."""
+        """POST; `ApiError` 409 if the name is taken, 400 for a field that the API server does not know."""
         path = path_of(kind_of(manifest), manifest["metadata"].get("namespace"))
-        return self._call("create", "POST", path, {"fieldManager": FIELD_MANAGER}, body=manifest)
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}  # else it would be dropped in silence
+        return self._call("create", "POST", path, query, body=manifest)
 
-    def apply(self, manifest: Manifest) -> Manifest:
-        """Server-side apply, by force. With metadata.uid: `ApiError` 409 if it is not that object."""
-        return self._apply(manifest, "")
+    def apply(self, manifest: Manifest, *, is_forced: bool = True) -> Manifest:
+        """Server-side apply. With metadata.uid: `ApiError` 409 if it is not that object; not forced: 409 if somebody
+        else has set a field to another value.
+        """
+        return self._apply(manifest, "", is_forced)
 
     def apply_status(self, manifest: Manifest) -> Manifest:
         """Server-side apply of the part `status`, by force."""
-        return self._apply(manifest, "status")
+        return self._apply(manifest, "status", True)
 
     def merge(self, kind: Kind, namespace: str, name: str, patch: Manifest) -> Manifest:
         """A merge patch; with metadata.uid in it: `ApiError` 409 if it is not that object."""
@@ -99,10 +105,10 @@ class Kube:
             raise
         return frozenset(resource["name"] for resource in answer["resources"])
 
-    def _apply(self, manifest: Manifest, part: str) -> Manifest:
+    def _apply(self, manifest: Manifest, part: str, is_forced: bool) -> Manifest:
         metadata = manifest["metadata"]
         path = path_of(kind_of(manifest), metadata["namespace"], metadata["name"], part)
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        query = {"fieldManager": FIELD_MANAGER, "force": str(is_forced).lower()}
         return self._call("apply", "PATCH", path, query, body=manifest, content=APPLY)
 
     def _call(
@@ -142,11 +148,15 @@ class Kube:
 
 
 def connect() -> kubernetes.client.ApiClient:
-    """A client with the pod's own credentials, or else those of the kubeconfig. Raises `OperatorError`."""
+    """A client with the credentials of the kubeconfig if there is one, else the pod's own. Raises `OperatorError`."""
+    files = KUBE_CONFIG_DEFAULT_LOCATION.split(os.pathsep)  # of KUBECONFIG, or ~/.kube/config
+    has_file = any(Path(file).expanduser().exists() for file in files)
+    load = kubernetes.config.load_kube_config if has_file else kubernetes.config.load_incluster_config
     try:
-        kubernetes.config.load_config()  # type: ignore[no-untyped-call]
+        load()
     except kubernetes.config.ConfigException as error:
-        raise OperatorError(f"no way to reach a cluster: {error}; run in a pod, or set KUBECONFIG") from None
+        told = str(error).rstrip(".")
+        raise OperatorError(f"no way to reach a cluster: {told}; run in a pod, or set KUBECONFIG") from None
     return kubernetes.client.ApiClient()
 
 

@@ -47,6 +47,7 @@ ALWAYS = (
 UNLABELLED = (INFERENCE_SERVICE, AUTOSCALER, SCALED_OBJECT)  # made by others, so without our label
 RETRY_SECONDS = 5.0
 SETTLE_SECONDS = 5.0  # without another word of a watch that was made anew
+KINDS_SECONDS = 30.0  # between two looks at which optional kinds there are: services wait for them
 SUSPECT_SECONDS = 60.0  # between two lists while a watch may be silent
 
 
@@ -106,10 +107,24 @@ class Resync:
             wait = self._seconds if is_done else RETRY_SECONDS
             if is_done and self._health.has_suspects:
                 wait = min(wait, SUSPECT_SECONDS)
-            self._soon.wait(wait)
+            self._wait(wait)
             while self._soon.is_set() and not stop.is_set():  # until watches that begin have listed what they list
                 self._soon.clear()
                 stop.wait(SETTLE_SECONDS)
+
+    def _wait(self, seconds: float) -> None:
+        """Until it is time, somebody wants a list, or the cluster has got or lost an optional kind."""
+        while seconds > 0 and not self._soon.wait(min(seconds, KINDS_SECONDS)):
+            seconds -= KINDS_SECONDS
+            if self._has_other_kinds():
+                return
+
+    def _has_other_kinds(self) -> bool:
+        """True if what the cluster has is not what is watched; an API server that is away tells nothing."""
+        try:
+            return optional_kinds(self._kube) != self.apis
+        except ApiError:
+            return False
 
     def turn(self) -> bool:
         """List once; False if the API server did not let us, which is logged."""
@@ -130,12 +145,14 @@ class Resync:
             event(self._log, "operator.ready", services=len(self._store.services()))
         self._health.ready()
         for key in self._store.services():
-            self._queue.add(key)
+            self._queue.add_for_later(key)
         return True
 
     def _discover(self) -> None:
         apis = optional_kinds(self._kube)
         if apis != self.apis:
+            for kind in self.apis - apis:
+                self._store.drop(kind)
             self.apis = apis
             event(self._log, "kinds.found", optional=",".join(sorted(kind.plural for kind in apis)) or "none")
             self._on_kinds()

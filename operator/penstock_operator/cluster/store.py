@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,12 +13,13 @@ from penstock_operator.kinds import (
     AUTOSCALER,
     DEPLOYMENT,
     INFERENCE_SERVICE,
+    LEADER_WORKER_SET,
     POD,
     ROLE_SCALER,
     SCALED_OBJECT,
     Kind,
 )
-from penstock_operator.names import BOTH, DECODE, PREFILL, SERVICE, Key
+from penstock_operator.names import BOTH, DECODE, FIELD_MANAGER, PREFILL, SERVICE, Key
 from penstock_operator.service import Manifest
 
 # Thousands of objects are kept, so only what is looked at: this metadata, these parts of the spec, the whole status.
@@ -35,10 +37,12 @@ METADATA = (
 )
 SPEC: dict[Kind, tuple[str, ...]] = {
     DEPLOYMENT: ("replicas", "paused"),
+    LEADER_WORKER_SET: ("replicas",),
     POD: ("nodeName",),
     AUTOSCALER: ("scaleTargetRef",),
     SCALED_OBJECT: ("scaleTargetRef",),
 }
+NEVER_COMPARED = (INFERENCE_SERVICE, DEPLOYMENT, POD)  # made once, or by others
 SCALERS = (AUTOSCALER, SCALED_OBJECT)  # other people's objects that may scale ours
 WHOLE_SPEC = (INFERENCE_SERVICE, ROLE_SCALER)
 
@@ -51,6 +55,7 @@ class Stored:
 
     manifest: Manifest
     fingerprint: int  # of everything that is not status: others' changes show in it
+    text: bytes  # everything that is not status, as JSON, if nobody but us wrote it; else empty
 
 
 @dataclass(slots=True)
@@ -106,8 +111,7 @@ class Store:
         """Keep it. The service that should be looked at therefore, or None if nothing of ours is new."""
         if (key := self._key_of(kind, manifest)) is None:
             return None
-        fingerprint = fingerprint_of(manifest)
-        stored = Stored(manifest=trimmed(kind, manifest), fingerprint=fingerprint)
+        stored = stored_of(kind, manifest)
         with self._lock:
             if self._gone.get(manifest["metadata"]["uid"], -1) >= version_of(manifest):  # news from before its end
                 return None
@@ -136,7 +140,13 @@ class Store:
                 "metadata": {**metadata, "resourceVersion": version, "generation": generation},
                 "spec": {**spec, "replicas": replicas},
             }
-            family.children[name] = Stored(manifest=manifest, fingerprint=stored.fingerprint)
+            family.children[name] = dataclasses.replace(stored, manifest=manifest)
+
+    def drop(self, kind: Kind) -> None:
+        """The cluster has no such kind any more, and so nothing of it, whether a watch told or not."""
+        with self._lock:
+            for key, name, stored in list(self._all(kind)):
+                self._remove(key, name, stored.manifest["metadata"]["uid"])
 
     def replace(self, kind: Kind, namespace: str | None, items: Iterable[Manifest], version: str) -> Differences:
         """A list of everything of a kind at that version: correct what differs, and say what did."""
@@ -234,9 +244,26 @@ def trimmed(kind: Kind, manifest: Manifest) -> Manifest:
     return kept
 
 
+def stored_of(kind: Kind, manifest: Manifest) -> Stored:
+    """What is kept of an object as the API server has it."""
+    text = _text_of(manifest)
+    is_ours = kind not in NEVER_COMPARED and is_ours_alone(manifest)
+    return Stored(manifest=trimmed(kind, manifest), fingerprint=hash(text), text=text if is_ours else b"")
+
+
 def fingerprint_of(manifest: Manifest) -> int:
     """A number that stays while nobody changes anything but the status."""
+    return hash(_text_of(manifest))
+
+
+def _text_of(manifest: Manifest) -> bytes:
     unwatched = ("resourceVersion", "generation", "managedFields")
     metadata = {word: value for word, value in manifest["metadata"].items() if word not in unwatched}
     rest = {word: value for word, value in manifest.items() if word not in ("status", "apiVersion", "kind")}
-    return hash(msgspec.json.encode({**rest, "metadata": metadata}, order="deterministic"))
+    return msgspec.json.encode({**rest, "metadata": metadata}, order="deterministic")
+
+
+def is_ours_alone(manifest: Manifest) -> bool:
+    """True if nobody else set anything but parts such as status and scale. Who only took something away is not seen."""
+    entries = [one for one in manifest["metadata"].get("managedFields", ()) if not one.get("subresource")]
+    return bool(entries) and all(one.get("manager") == FIELD_MANAGER for one in entries)

@@ -27,7 +27,7 @@ class Workload:
     role: str  # prefill, decode, both, router
     revision: str  # first 8 hex digits of `user_hash`; empty for the router, which is updated in place
     user_hash: str  # of what the user set for these pods, hex; also in the annotation USER_HASH
-    manifest: Manifest  # Deployment, without `spec.replicas`
+    manifest: Manifest  # Deployment, or LeaderWorkerSet where a replica is several pods, without `spec.replicas`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 from penstock_operator import names
 from penstock_operator.api.v1alpha1 import Engine
 from penstock_operator.desired.identity import has_api_keys
+from penstock_operator.desired.leader_worker_set import group_words
 from penstock_operator.desired.quantity import whole
+from penstock_operator.desired.replica_shape import pods_per_replica
 from penstock_operator.errors import SpecError
 from penstock_operator.names import BOTH, DECODE, PREFILL
 from penstock_operator.service import Service
@@ -20,6 +22,7 @@ TLS_FOLDER = "/etc/penstock/tls"
 SHUTDOWN_GRACE = 60.0  # seconds that running requests get, unless `args` say another number
 HOLD_SECONDS = 900.0  # how long requests wait for the first pod of a service that scales to zero
 
+ANY_HOST = "::"  # every address of the pod, of IPv4 and of IPv6 as the cluster has them
 OURS = "the operator sets it"
 SERVE_FIELDS = {  # flags that `spec.engine.args` must leave alone: what to write instead
     "--revision": "write spec.model.revision",
@@ -29,10 +32,14 @@ SERVE_FIELDS = {  # flags that `spec.engine.args` must leave alone: what to writ
     "--kv-cache-dtype": "write spec.engine.kvCacheDtype",
     "--kv-cache-memory": "write spec.engine.kvCacheMemory",
     "--max-model-len": "write spec.engine.maxModelLen",
+    "--tensor-parallel-size": "write spec.engine.tensorParallel",
+    "-tp": "write spec.engine.tensorParallel",
+    "--pipeline-parallel-size": "write spec.engine.pipelineParallel",
+    "-pp": "write spec.engine.pipelineParallel",
 } | dict.fromkeys(
     (
         *("--role", "--host", "--port", "--internal-host", "--internal-port", "--cluster-key-file"),
-        *("--pod-name", "--pod-revision", "--prefillers"),
+        *("--pod-name", "--pod-revision", "--prefillers", "--nnodes", "--node-rank", "--master-addr"),
     ),
     OURS,
 )
@@ -49,12 +56,14 @@ def serve_words(service: Service, role: str, revision: str, model: str, domain: 
     spec = service.spec
     engine = spec.engine or Engine()
     check_words("spec.engine.args", engine.args, SERVE_FIELDS)
-    host = "127.0.0.1" if has_api_keys(service) else "0.0.0.0"  # where keys are needed, all come through the router
+    host = "127.0.0.1" if has_api_keys(service) else ANY_HOST  # where keys are needed, all come through the router
     words = ["serve", model, f"--role={role}", f"--host={host}", f"--port={names.HTTP_PORT}"]
-    words += ["--internal-host=0.0.0.0", f"--internal-port={names.INTERNAL_PORT}", f"--cluster-key-file={KEY_PATH}"]
+    words += [f"--internal-host={ANY_HOST}", f"--internal-port={names.INTERNAL_PORT}", f"--cluster-key-file={KEY_PATH}"]
     words += ["--pod-name=$(POD_NAME)", f"--pod-revision={revision}"]
     if role == DECODE:
         words.append(f"--prefillers={internal_address(service, PREFILL, domain)}")
+    if (size := pods_per_replica(service, role)) > 1:
+        words += group_words(size)
     words.append(f"--shutdown-grace={number(shutdown_grace(engine.args))}")
     memory = engine.kv_cache_memory
     settings = {
@@ -65,6 +74,8 @@ def serve_words(service: Service, role: str, revision: str, model: str, domain: 
         "--kv-cache-dtype": engine.kv_cache_dtype,
         "--kv-cache-memory": None if memory is None else whole(memory, "spec.engine.kvCacheMemory"),
         "--max-model-len": engine.max_model_len,
+        "--tensor-parallel-size": engine.tensor_parallel,
+        "--pipeline-parallel-size": engine.pipeline_parallel,
     }
     return [*words, *(f"{flag}={value}" for flag, value in settings.items() if value is not None), *engine.args]
 
@@ -73,7 +84,7 @@ def route_words(service: Service, args: Sequence[str], domain: str) -> list[str]
     """What follows `penstock` in a pod of the router. `args`: the user's."""
     check_words("spec.router.args", args, ROUTE_FIELDS)
     owners = [internal_address(service, role, domain) for role in (DECODE, BOTH)]
-    words = ["route", "--host=0.0.0.0", f"--port={names.HTTP_PORT}", f"--cluster-key-file={KEY_PATH}"]
+    words = ["route", f"--host={ANY_HOST}", f"--port={names.HTTP_PORT}", f"--cluster-key-file={KEY_PATH}"]
     # All roles, whether the service has them now or not: one that changes its roles keeps its routers, which send
     # requests to the old pods until the new ones are there.
     words += [f"--decode={','.join(owners)}", f"--prefill={internal_address(service, PREFILL, domain)}"]

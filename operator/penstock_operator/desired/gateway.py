@@ -11,6 +11,7 @@ from penstock_operator.errors import SpecError
 from penstock_operator.kinds import Kind
 from penstock_operator.service import Manifest, Service
 
+NO_TIMEOUT: Manifest = {"request": "0s"}  # Envoy's own 15 s (gateway.envoyproxy.io, "HTTP Timeouts") would cut streams
 PICKER_PORT = 9002  # gRPC, of endpoint pickers by custom
 
 
@@ -41,7 +42,7 @@ def build_route(service: Service, gateway: Gateway, backend: Manifest) -> Manife
     for parent in gateway.parents:
         given = {"name": parent.name, "namespace": parent.namespace, "sectionName": parent.section_name}
         parents.append({key: value for key, value in given.items() if value is not None})
-    spec: Manifest = {"parentRefs": parents, "rules": [{"backendRefs": [backend]}]}
+    spec: Manifest = {"parentRefs": parents, "rules": [{"backendRefs": [backend], "timeouts": NO_TIMEOUT}]}
     if gateway.hostnames:
         spec["hostnames"] = list(gateway.hostnames)
     name = service.key.name

@@ -24,6 +24,10 @@ MERGE_KEYS = {  # lists whose entries have a name; other lists replace ours
 }
 APPENDED = ("tolerations",)
 ALTERNATIVES = ("volumes",)  # entries of which one part excludes the others: the user's entry replaces ours
+ONE_OF = (  # fields that exclude each other: the user's takes the place of ours
+    {"exec", "grpc", "httpGet", "sleep", "tcpSocket"},  # of probes and hooks
+    {"value", "valueFrom"},  # of variables
+)
 
 
 def merge_template(ours: Manifest, theirs: PodTemplate | None, field: str) -> Manifest:
@@ -36,7 +40,7 @@ def merge_template(ours: Manifest, theirs: PodTemplate | None, field: str) -> Ma
         metadata["labels"] = {**theirs.metadata.labels, **metadata["labels"]}
         metadata["annotations"] = {**metadata["annotations"], **theirs.metadata.annotations}
     check_commands(ours["spec"]["containers"], theirs.spec or {}, f"{field}.template.spec")
-    merged["spec"] = merge(merged["spec"], theirs.spec or {}, f"{field}.template.spec")
+    merged["spec"] = merge(merged["spec"], copy.deepcopy(theirs.spec or {}), f"{field}.template.spec")
     return merged
 
 
@@ -53,7 +57,8 @@ def check_commands(ours: list[Manifest], theirs: Manifest, field: str) -> None:
 
 def merge(ours: Manifest, theirs: Manifest, field: str) -> Manifest:
     """Both objects, theirs first where they differ; a null of theirs removes what we have."""
-    merged = dict(ours)
+    excluded = {name for names in ONE_OF if names & theirs.keys() for name in names - theirs.keys()}
+    merged = {name: value for name, value in ours.items() if name not in excluded}
     for name, value in theirs.items():
         place = f"{field}.{name}"
         if value is None:

@@ -1,4 +1,4 @@
-"""The Deployment of a role, in one revision."""
+"""What makes the pods of a role, in one revision: a Deployment, or a LeaderWorkerSet."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from penstock_operator.desired.children import Defaults, Workload
 from penstock_operator.desired.download import build_waiter
 from penstock_operator.desired.flags import serve_words, shutdown_grace
 from penstock_operator.desired.identity import build_child, revision_of, user_hash
+from penstock_operator.desired.leader_worker_set import as_worker, build_leader_worker_set, check_groups
+from penstock_operator.desired.replica_shape import check_shape, pods_per_replica
 from penstock_operator.desired.storage import (
     ModelPlace,
     build_cache_env,
@@ -25,24 +27,41 @@ SHM_MOUNT: Manifest = {"name": "shm", "mountPath": "/dev/shm"}
 
 
 def build_role_workload(service: Service, role: str, defaults: Defaults) -> Workload:
-    """A role's Deployment in the revision that the spec asks for."""
+    """A role's Deployment in the revision that the spec asks for; its LeaderWorkerSet where a replica is several pods.
+
+    Raises `SpecError` for what cannot be, here or at all.
+    """
     digest = user_hash(service)
     revision = revision_of(digest)
-    labels = {**names.role_labels(service.key.name, role), names.REVISION: revision}
-    part = service.roles[role]
-    template = build_template(labels, build_role_pod(service, role, revision, defaults))
-    manifest = build_deployment(
-        service,
-        names.deployment(service.key.name, role, revision),
-        digest=digest,
-        template=merge_template(template, part.template, f"spec.{'prefill' if role == names.PREFILL else 'decode'}"),
-    )
+    name = names.deployment(service.key.name, role, revision)
+    check_shape(service, role)
+    size = pods_per_replica(service, role)
+    template = build_role_template(service, role, revision, defaults)
+    if size == 1:
+        manifest = build_deployment(service, name, digest=digest, template=template)
+    else:
+        check_groups(service, role, size, defaults)
+        worker = build_role_template(service, role, revision, defaults, is_worker=True)
+        manifest = build_leader_worker_set(service, name, digest=digest, size=size, leader=template, worker=worker)
     return Workload(role=role, revision=revision, user_hash=digest, manifest=manifest)
+
+
+def build_role_template(
+    service: Service, role: str, revision: str, defaults: Defaults, *, is_worker: bool = False
+) -> Manifest:
+    """Of a role's pods, with what the user's template adds; `is_worker`: of those beside a leader."""
+    label = names.worker_labels if is_worker else names.role_labels
+    labels = {**label(service.key.name, role), names.REVISION: revision}
+    pod = build_role_pod(service, role, revision, defaults, spread=dict(labels))
+    if is_worker:
+        pod["containers"] = [as_worker(container) for container in pod["containers"]]
+    field = f"spec.{'prefill' if role == names.PREFILL else 'decode'}"
+    return merge_template(build_template(labels, pod), service.roles[role].template, field)
 
 
 def build_deployment(service: Service, name: str, *, digest: str, template: Manifest) -> Manifest:
     """Without `spec.replicas`: who plans says how many. Its labels, and its selector, are those of its pods."""
-    selector = {label: value for label, value in template["metadata"]["labels"].items() if label in SELECTING}
+    selector = {label: value for label, value in template["metadata"]["labels"].items() if label in names.SELECTING}
     return build_child(
         service,
         kinds.DEPLOYMENT,
@@ -59,20 +78,18 @@ def build_deployment(service: Service, name: str, *, digest: str, template: Mani
     )
 
 
-SELECTING = (names.APP, names.INSTANCE, names.MANAGED_BY, names.SERVICE, names.COMPONENT, names.ROLE, names.REVISION)
-
-
 def build_template(labels: dict[str, str], spec: Manifest) -> Manifest:
     """Of pods. kubectl and people find the container that matters."""
     annotations = {"kubectl.kubernetes.io/default-container": spec["containers"][0]["name"]}
     return {"metadata": {"labels": labels, "annotations": annotations}, "spec": spec}
 
 
-def build_role_pod(service: Service, role: str, revision: str, defaults: Defaults) -> Manifest:
-    """The spec of a role's pods, without what the user's template adds."""
+def build_role_pod(
+    service: Service, role: str, revision: str, defaults: Defaults, *, spread: dict[str, str]
+) -> Manifest:
+    """The spec of a role's pods, without what the user's template adds; `spread`: labels of those to be kept apart."""
     model = place_model(service)
     grace = shutdown_grace((service.spec.engine or Engine()).args)
-    spread = {**names.role_labels(service.key.name, role), names.REVISION: revision}
     volumes = [parts.build_key_volume(service), *parts.SCRATCH_VOLUMES, SHM_VOLUME, *model.volumes]
     pod = {
         **parts.build_pod_base(service, spread, grace),

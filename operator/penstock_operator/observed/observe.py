@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from penstock_operator import kinds, names
-from penstock_operator.api.v1alpha1 import Role
-from penstock_operator.desired.quantity import whole
+from penstock_operator.desired.replica_shape import gpus_per_replica
 from penstock_operator.kinds import Kind
-from penstock_operator.observed.seen import LoadSeen, Observed, PodSeen, ScalerSeen, WorkloadSeen
+from penstock_operator.observed.advice import advised
+from penstock_operator.observed.failures import failures, living
+from penstock_operator.observed.seen import LoadSeen, Observed, PodSeen, ScalerSeen, Trouble, WorkloadSeen
 from penstock_operator.observed.trouble import load_trouble, pod_trouble
 from penstock_operator.service import Manifest, Service, controller_of
 from penstock_operator.timestamps import from_timestamp
@@ -16,7 +18,7 @@ from penstock_operator.timestamps import from_timestamp
 Objects = Mapping[tuple[Kind, str], Manifest]
 Places = Mapping[tuple[str, str], tuple[str, str]]  # kind and name of what makes pods -> their role and revision
 WRITERS = (kinds.AUTOSCALER, kinds.SCALED_OBJECT)
-ENDED = ("Failed", "Succeeded")
+MAKERS = {kinds.DEPLOYMENT: kinds.REPLICA_SET, kinds.LEADER_WORKER_SET: kinds.STATEFUL_SET}  # of a workload's pods
 NOT_CHILDREN = (kinds.POD, kinds.REPLICA_SET, *WRITERS)  # owned by children, or of interest whoever owns them
 
 
@@ -25,15 +27,19 @@ def observe(service: Service, objects: Objects, loads: Mapping[str, LoadSeen], n
     owned = {key: one for key, one in objects.items() if controller_of(one).get("uid") == service.uid}
     foreign = [key for key, one in objects.items() if key not in owned and key[0] not in NOT_CHILDREN]
     writers = [one for key, one in objects.items() if key[0] in WRITERS]
-    workloads = [_workload(one) for (kind, _), one in owned.items() if kind == kinds.DEPLOYMENT]
-    places = {(kinds.REPLICA_SET.kind, one.name): (one.role, one.revision) for one in workloads}
+    workloads = [_workload(kind, one) for (kind, _), one in owned.items() if kind in kinds.WORKLOADS]
+    places = {(MAKERS[one.kind].kind, one.name): (one.role, one.revision) for one in workloads}
     places |= {(kinds.JOB.kind, name): (names.DOWNLOAD, "") for kind, name in owned if kind == kinds.JOB}
-    pods = [_pod(one, places, loads, now) for (kind, _), one in objects.items() if kind == kinds.POD]
+    there = [one for (kind, _), one in objects.items() if kind == kinds.POD]
+    troubles = _worker_troubles(there, places, now)
+    pods = [pod for one in there if (pod := _pod(one, places, loads, troubles, now)) is not None]
+    pods = [replace(pod, trouble=advised(service, pod.trouble)) if pod.trouble else pod for pod in pods]
     return Observed(
         now=now,
         workloads=tuple(sorted((one for one in workloads if one.role != names.ROUTER), key=lambda one: one.name)),
         router=next((one for one in workloads if one.role == names.ROUTER), None),
-        pods=tuple(sorted((pod for pod in pods if pod is not None), key=lambda pod: pod.name)),
+        pods=living(pods),
+        failures=failures(pods),
         scalers={
             scaler.role: scaler
             for (kind, _), one in owned.items()
@@ -44,17 +50,8 @@ def observe(service: Service, objects: Objects, loads: Mapping[str, LoadSeen], n
         foreign=tuple(sorted(foreign, key=lambda key: (key[0].kind, key[1]))),
         orphans=frozenset(key for key in foreign if _is_namesakes(objects[key], service)),
         loads=dict(loads),
-        gpus_per_pod={name: gpus_of(role) for name, role in service.roles.items()},
+        gpus_per_pod={role: gpus_per_replica(service, role) for role in service.roles},
     )
-
-
-def gpus_of(role: Role) -> int:
-    """GPUs, or parts of them (MIG), that one pod of a role asks for."""
-    resources = role.resources
-    if resources is None:
-        return 0
-    wanted = {**resources.requests, **resources.limits}  # of extended resources both are alike
-    return sum(whole(count, name) for name, count in wanted.items() if name.endswith("/gpu") or "/mig-" in name)
 
 
 def _is_namesakes(manifest: Manifest, service: Service) -> bool:
@@ -63,10 +60,11 @@ def _is_namesakes(manifest: Manifest, service: Service) -> bool:
     return (owner.get("kind"), owner.get("name")) == (kinds.INFERENCE_SERVICE.kind, service.key.name)
 
 
-def _workload(manifest: Manifest) -> WorkloadSeen:
+def _workload(kind: Kind, manifest: Manifest) -> WorkloadSeen:
     metadata, spec, status = manifest["metadata"], manifest.get("spec", {}), manifest.get("status", {})
     labels, annotations = metadata.get("labels", {}), metadata.get("annotations", {})
     return WorkloadSeen(
+        kind=kind,
         name=metadata["name"],
         uid=metadata["uid"],
         role=labels.get(names.COMPONENT, ""),
@@ -74,7 +72,7 @@ def _workload(manifest: Manifest) -> WorkloadSeen:
         user_hash=annotations.get(names.USER_HASH, ""),
         created=from_timestamp(metadata["creationTimestamp"]),
         wanted=spec.get("replicas", 1),
-        observed=status.get("observedGeneration", -1) >= metadata.get("generation", 0),
+        observed=_has_seen(kind, manifest),
         num_pods=status.get("replicas", 0),
         num_ready=status.get("readyReplicas", 0),
         num_available=status.get("availableReplicas", 0),
@@ -84,16 +82,37 @@ def _workload(manifest: Manifest) -> WorkloadSeen:
     )
 
 
-def _pod(manifest: Manifest, places: Places, loads: Mapping[str, LoadSeen], now: float) -> PodSeen | None:
-    """A pod of one of our Deployments or Jobs, as its owner tells; None for any other, whatever its labels say.
-    An evicted one is none either: its ReplicaSet has made another.
+def _has_seen(kind: Kind, manifest: Manifest) -> bool:
+    """True if the controller has seen the newest generation. LeaderWorkerSets told of it only lately: one that tells
+    nothing has seen everything, since its count of pods is asked as well."""
+    status, generation = manifest.get("status", {}), manifest["metadata"].get("generation", 0)
+    silent = generation if kind == kinds.LEADER_WORKER_SET and status else -1
+    return bool(status.get("observedGeneration", silent) >= generation)
 
-    A ReplicaSet's name is its Deployment's and a hash.
+
+def _worker_troubles(pods: Sequence[Manifest], places: Places, now: float) -> dict[str, Trouble]:
+    """What is wrong with the workers of a group, by its leader's name, which their StatefulSet has too."""
+    found: dict[str, Trouble] = {}
+    for pod in sorted(pods, key=lambda one: str(one["metadata"]["name"]), reverse=True):
+        owner = controller_of(pod)
+        kind, leader = owner.get("kind", ""), owner.get("name", "")
+        if (kind, leader.rpartition("-")[0]) in places and (trouble := pod_trouble(pod, now)) is not None:
+            found[leader] = trouble  # the first worker's in the end
+    return found
+
+
+def _pod(
+    manifest: Manifest, places: Places, loads: Mapping[str, LoadSeen], workers: Mapping[str, Trouble], now: float
+) -> PodSeen | None:
+    """A pod of one of our Deployments or Jobs, or the leader of a group, as its owner tells; None for any other,
+    whatever its labels say.
+
+    A ReplicaSet's name is its Deployment's and a hash; leaders have a StatefulSet of the LeaderWorkerSet's own name.
     """
     owner = controller_of(manifest)
     kind, name = owner.get("kind", ""), owner.get("name", "")
     place = places.get((kind, name.rpartition("-")[0] if kind == kinds.REPLICA_SET.kind else name))
-    if place is None or (place[0] != names.DOWNLOAD and manifest.get("status", {}).get("phase") in ENDED):
+    if place is None:
         return None
     metadata, status = manifest["metadata"], manifest.get("status", {})
     annotations = metadata.get("annotations", {})
@@ -111,7 +130,10 @@ def _pod(manifest: Manifest, places: Places, loads: Mapping[str, LoadSeen], now:
         created=from_timestamp(metadata["creationTimestamp"]),
         drained_since=_moment(annotations.get(names.DRAINED)),
         deletion_cost=_whole(annotations.get(names.DELETION_COST)) or 0,
-        trouble=pod_trouble(manifest, now) or load_trouble(loads.get(metadata["name"])),
+        trouble=pod_trouble(manifest, now)
+        or workers.get(metadata["name"])
+        or load_trouble(loads.get(metadata["name"])),
+        is_mounting=conditions.get("PodScheduled") == "True" and conditions.get("PodReadyToStartContainers") == "False",
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from penstock_operator import names
 from penstock_operator.api.status import Decision
-from penstock_operator.kinds import Kind
+from penstock_operator.kinds import DEPLOYMENT, Kind
 from penstock_operator.service import Manifest
 
 LOST_SECONDS = 30.0  # after its grace has ended
@@ -29,6 +29,7 @@ class PodSeen:
     drained_since: float | None  # from the annotation DRAINED
     deletion_cost: int
     trouble: Trouble | None
+    is_mounting: bool = False  # it has a node, which has not got its volumes and its network together yet
 
     @property
     def is_leaving(self) -> bool:
@@ -56,8 +57,9 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadSeen:
-    """A Deployment of ours."""
+    """A Deployment of ours, or a LeaderWorkerSet, whose pods are then its leaders."""
 
+    kind: Kind = DEPLOYMENT
     name: str
     uid: str
     role: str
@@ -124,13 +126,14 @@ class Observed:
     now: float  # seconds since the epoch
     workloads: tuple[WorkloadSeen, ...]  # of roles, all revisions
     router: WorkloadSeen | None
-    pods: tuple[PodSeen, ...]
+    pods: tuple[PodSeen, ...]  # without those that have ended
     scalers: dict[str, ScalerSeen]  # by role
     children: dict[tuple[Kind, str], Manifest]  # every owned object that is there, by kind and name
     foreign: tuple[tuple[Kind, str], ...]  # objects under our names that have another owner, or none
     loads: dict[str, LoadSeen]  # by pod name; a pod that does not answer is missing
-    gpus_per_pod: dict[str, int]  # by role
+    gpus_per_pod: dict[str, int]  # by role; of the whole group where a replica is several pods
     orphans: frozenset[tuple[Kind, str]] = frozenset()  # of `foreign`: a namesake's that was deleted; they go as well
+    failures: tuple[PodSeen, ...] = ()  # that failed, and after which none has become ready
     scaling: ScalingSeen | None = None  # None: nothing is scaled, or nothing was looked at yet
     download: DownloadSeen | None = None  # None: nothing is fetched, or nothing was said of it yet
 

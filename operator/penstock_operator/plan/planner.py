@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from penstock_operator import names
 from penstock_operator.desired.children import Children
-from penstock_operator.kinds import DEPLOYMENT, JOB, SERVICE, Kind, kind_of
+from penstock_operator.kinds import AUTOSCALER, DEPLOYMENT, JOB, SCALED_OBJECT, SERVICE, Kind, kind_of
 from penstock_operator.observed.seen import LOST_SECONDS, Observed, Trouble, WorkloadSeen
 from penstock_operator.plan.actions import Action, Annotate, Apply, Create, Delete, SetReplicas
+from penstock_operator.plan.fetched import is_fetched, is_loaded, stale_jobs
 from penstock_operator.plan.pause import paused_sizes
 from penstock_operator.plan.replicas import Target, build_targets, seed
 from penstock_operator.plan.revisions import build_rollout, pods_of
@@ -18,6 +19,7 @@ from penstock_operator.plan.scale_down import resize
 from penstock_operator.service import Manifest, Service
 
 DOWNLOAD_SECONDS = 5.0  # between two looks at how far a download is
+AUTOSCALERS = (AUTOSCALER, SCALED_OBJECT)
 CAPACITY_SECONDS = 30.0  # between two looks while a rollout waits for room
 
 
@@ -38,10 +40,15 @@ def plan(service: Service, children: Children, observed: Observed) -> Plan:
     targets = build_targets(service, observed)
     rollout = build_rollout(service, children, observed, targets)
     is_paused = service.spec.rollout is not None and service.spec.rollout.paused is True
-    sizes = paused_sizes(rollout) if is_paused and rollout.olds else next_sizes(rollout)
+    is_waiting = rollout.is_old_serving and not is_fetched(children, observed)
+    sizes = paused_sizes(rollout) if is_waiting or (is_paused and rollout.olds) else next_sizes(rollout)
     # While roles change, clients stay with the pods that they reach.
     held = {(SERVICE, service.key.name)} if rollout.is_changing_shape else set()
-    actions = [*_apply(children, observed, held), *_scalers(service, children, observed, targets)]
+    actions = [
+        *_apply(children, observed, held),
+        *stale_jobs(children, observed),
+        *_scalers(service, children, observed, targets),
+    ]
     actions += _router(service, children, observed, is_paused)
     actions += _begin(children, observed, sizes)
     over = {old.name for old in rollout.olds if _is_over(observed, old)}
@@ -53,9 +60,12 @@ def plan(service: Service, children: Children, observed: Observed) -> Plan:
         step, wake_after = _move(service, children, observed, workload, sizes)
         actions += step
         wakes.append(wake_after)
-    if rollout.is_complete and not rollout.olds:
-        actions += _prune(children, observed)
-    waiting_for = None if is_paused else _waiting_for(observed, rollout, sizes)
+    actions += _prune(children, observed, is_over=rollout.is_complete and not rollout.olds)
+    waiting_for = None
+    if is_waiting:
+        waiting_for = _waiting_for_model(rollout)
+    elif not is_paused:
+        waiting_for = _waiting_for(observed, rollout, sizes)
     if waiting_for is not None:
         wakes.append(CAPACITY_SECONDS)
     if observed.downloader is not None:
@@ -90,8 +100,10 @@ def _uid(observed: Observed, name: tuple[Kind, str]) -> str | None:
 def _apply(children: Children, observed: Observed, held: set[tuple[Kind, str]]) -> Iterable[Action]:
     for manifest in children.applied:
         name = name_of(manifest)
-        if name in observed.foreign or (name[0] == JOB and name in observed.children):
-            continue  # somebody else's; or a Job, whose template cannot change
+        if name in observed.foreign:
+            continue  # somebody else's
+        if name[0] == JOB and (name in observed.children or is_loaded(children, observed)):
+            continue  # its template cannot change; and what it was to fetch is there
         if name in held and name in observed.children:
             continue
         yield Apply(manifest=manifest, uid=_uid(observed, name))
@@ -152,7 +164,7 @@ def _move(
         actions.append(_mark(workload, workload.wanted))
     pods = pods_of(observed, workload)
     if service.spec.suspend:  # all go: no victims to choose, and each finishes what it has within its grace period
-        stop = SetReplicas(kind=DEPLOYMENT, name=workload.name, replicas=0, why="the service is suspended")
+        stop = SetReplicas(kind=workload.kind, name=workload.name, replicas=0, why="the service is suspended")
         return [*actions, stop] if workload.wanted else actions, None
     what = f"revision {workload.revision}: {workload.wanted} to {target} {workload.role} pods"
     change = resize(workload, target, pods, observed.loads, observed.now, why=what)
@@ -177,20 +189,29 @@ def _until_lost(observed: Observed) -> float | None:
 
 def _mark(workload: WorkloadSeen, baseline: int | None) -> Annotate:
     value = None if baseline is None else str(baseline)
-    return Annotate(kind=DEPLOYMENT, name=workload.name, uid=workload.uid, annotations={names.BASELINE: value})
+    return Annotate(kind=workload.kind, name=workload.name, uid=workload.uid, annotations={names.BASELINE: value})
 
 
 def _delete(workload: WorkloadSeen, why: str) -> Delete:
-    return Delete(kind=DEPLOYMENT, name=workload.name, uid=workload.uid, why=why)
+    return Delete(kind=workload.kind, name=workload.name, uid=workload.uid, why=why)
 
 
-def _prune(children: Children, observed: Observed) -> Iterable[Action]:
-    """What the service no longer asks for; only after a rollout, because old pods may still use it."""
+def _prune(children: Children, observed: Observed, *, is_over: bool) -> Iterable[Action]:
+    """What the service no longer asks for; only after a rollout (`is_over`), because old pods may still use it.
+
+    Nobody uses autoscalers: one that stays would go on scaling against whoever does it now.
+    """
     wanted = desired_names(children)
     for (kind, name), manifest in observed.children.items():
-        if (kind, name) not in wanted:
+        if (kind, name) not in wanted and (is_over or kind in AUTOSCALERS):
             uid = manifest["metadata"]["uid"]
             yield Delete(kind=kind, name=name, uid=uid, why="the InferenceService does not ask for it any more")
+
+
+def _waiting_for_model(rollout: Rollout) -> Trouble:
+    """Pods that only wait would take room, and GPUs, from nobody's use to nobody's."""
+    message = f"revision {rollout.new.name} waits until the shared cache holds its model"
+    return Trouble(reason="WaitingForModel", message=f"{message}; revision {rollout.olds[0].name} serves")
 
 
 def _waiting_for(observed: Observed, rollout: Rollout, sizes: Sizes) -> Trouble | None:

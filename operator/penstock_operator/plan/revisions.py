@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from penstock_operator.api.v1alpha1 import Autoscaling
@@ -22,7 +23,7 @@ def build_rollout(service: Service, children: Children, observed: Observed, targ
     seen = {name: _revision(name, workloads, observed) for name, workloads in revisions.items()}
     new = seen.pop(children.revision, Revision(name=children.revision, sizes={}))
     return Rollout(
-        goals={role: _goal(service, target) for role, target in targets.items()},
+        goals={role: _goal(service, role, target) for role, target in targets.items()},
         new=new,
         olds=tuple(seen.values()),
         budget=Budget(gpus=_gpu_budget(service.spec.autoscaling), per_pod=observed.gpus_per_pod),
@@ -51,17 +52,18 @@ def _size(workload: WorkloadSeen, pods: Sequence[PodSeen], now: float) -> Size:
     )
 
 
-def _goal(service: Service, target: Target) -> Goal:
-    rollout = service.spec.rollout
+def _goal(service: Service, role: str, target: Target) -> Goal:
+    rollout, is_fixed = service.spec.rollout, service.roles[role].replicas is not None
     surge, unavailable = (None, None) if rollout is None else (rollout.max_surge, rollout.max_unavailable)
     goal = Goal(
         replicas=target.replicas,
         surge=_share(DEFAULT_SURGE if surge is None else surge, target.replicas, is_up=True),
         unavailable=_share(DEFAULT_UNAVAILABLE if unavailable is None else unavailable, target.replicas, is_up=False),
+        is_fixed=is_fixed,
     )
     if goal.surge or goal.unavailable:
         return goal
-    return Goal(replicas=goal.replicas, surge=0, unavailable=1)  # a small share of few pods: one must go, or none ever
+    return dataclasses.replace(goal, unavailable=1)  # a small share of few pods: one must go, or none ever
 
 
 def _share(share: int | str, replicas: int, *, is_up: bool) -> int:

@@ -26,6 +26,7 @@ class Goal:
     replicas: int
     surge: int  # pods that may be beyond it during a rollout, those that are ending included
     unavailable: int  # pods that may be missing
+    is_fixed: bool = False  # by the spec, not by load: a raise may wait for the new revision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +108,11 @@ class Rollout:
     is_switched: bool = True  # clients reach the new revision; matters where it has other roles than the old ones
 
     @property
+    def is_old_serving(self) -> bool:
+        """True if an old revision has a ready pod."""
+        return any(size.ready for old in self.olds for size in old.sizes.values())
+
+    @property
     def num_steps(self) -> int:
         """0 if nothing is wanted."""
         return max((goal.replicas for goal in self.goals.values()), default=0)
@@ -119,7 +125,12 @@ class Rollout:
     @property
     def is_proven(self) -> bool:
         """True if the new revision serves, and nothing is wrong with it."""
-        return self.step > 0 and not any(size.troubled for size in self.new.sizes.values())
+        return self.step > 0 and not self.is_troubled
+
+    @property
+    def is_troubled(self) -> bool:
+        """True if something is wrong with a pod of the new revision."""
+        return any(size.troubled for size in self.new.sizes.values())
 
     @property
     def is_complete(self) -> bool:
@@ -242,6 +253,8 @@ def _restore(rollout: Rollout, olds: Sequence[Revision], kept: dict[str, Counts]
             continue
         missing = goal.replicas - goal.unavailable - rollout.part(role, rollout.step) - _wanted(olds, role)
         room = goal.replicas + goal.surge - _occupied(olds, role) - max(new[role], rollout.size(role).occupied)
+        if goal.is_fixed and not rollout.is_troubled:  # who starts as it should brings what was not there before
+            room = min(room, oldest.sizes[role].base - oldest.sizes[role].wanted)
         extra = max(0, min(missing, room))
         if gpus is not None and (each := rollout.budget.of(role, 1)):
             extra = min(extra, gpus // each)

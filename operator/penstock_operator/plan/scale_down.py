@@ -2,6 +2,7 @@
 
 Kubernetes ends pods of a ReplicaSet in this order: without a node, pending, not ready, lowest deletion cost. A victim
 that serves is told to drain, which makes it not ready, and gets the lowest cost; so it is the one that goes.
+A LeaderWorkerSet loses its highest indices, whatever their pods do.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from penstock_operator import names
-from penstock_operator.kinds import DEPLOYMENT, POD
+from penstock_operator.kinds import LEADER_WORKER_SET, POD
 from penstock_operator.observed.seen import LoadSeen, PodSeen, WorkloadSeen
 from penstock_operator.plan.actions import Action, Annotate, Drain, SetReplicas
 from penstock_operator.timestamps import to_timestamp
@@ -32,9 +33,14 @@ class Resize:
 def resize(
     workload: WorkloadSeen, target: int, pods: Sequence[PodSeen], loads: Mapping[str, LoadSeen], now: float, *, why: str
 ) -> Resize:
-    """Bring a Deployment to `target` pods. `pods`: its own. What serves is drained before the number goes down."""
-    staying = sorted((pod for pod in pods if not pod.is_leaving), key=lambda pod: _rank(pod, loads))
-    victims = staying[: max(0, len(staying) - target)]
+    """Bring a workload to `target` pods. `pods`: its own. What serves is drained before the number goes down."""
+    there = [pod for pod in pods if not pod.is_leaving]
+    if workload.kind == LEADER_WORKER_SET:
+        staying = sorted(there, key=_index, reverse=True)
+        victims = [pod for pod in staying if _index(pod) >= target]
+    else:
+        staying = sorted(there, key=lambda pod: _rank(pod, loads))
+        victims = staying[: max(0, len(staying) - target)]
     serving = [pod for pod in victims if pod.is_ready or pod.drained_since is not None]
     actions: list[Action] = []
     for pod in staying[len(victims) :]:
@@ -44,9 +50,14 @@ def resize(
     waits = [wait for pod in serving if (wait := _wait(pod, loads.get(pod.name), now)) > 0]
     is_resized = target == workload.wanted
     if not is_resized and not waits:
-        actions.append(SetReplicas(kind=DEPLOYMENT, name=workload.name, replicas=target, why=why))
+        actions.append(SetReplicas(kind=workload.kind, name=workload.name, replicas=target, why=why))
     is_watched = any(isinstance(action, Drain) for action in actions) or (waits and not is_resized)
     return Resize(actions=tuple(actions), wake_after=min((LOOK_SECONDS, *waits)) if is_watched else None)
+
+
+def _index(pod: PodSeen) -> int:
+    """Of a group, which is the end of its leader's name."""
+    return int(pod.name.rpartition("-")[2])
 
 
 def _rank(pod: PodSeen, loads: Mapping[str, LoadSeen]) -> tuple[bool, bool, bool, bool, float, float, str]:

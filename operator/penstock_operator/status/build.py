@@ -134,15 +134,15 @@ def router_status(standing: Standing) -> RoleStatus | None:
 
 def model_status(standing: Standing) -> ModelStatus | None:
     """How far the shared cache is; None where every pod has its own."""
-    job = standing.download
-    if job is None:
+    if not standing.has_download:
         return None
     if standing.is_downloaded:
         return ModelStatus(phase="Ready")
     trouble = standing.cause(names.DOWNLOAD)
     if trouble is not None:
         return ModelStatus(phase="Failed", message=trouble.message)
-    if not job.get("status", {}).get("active"):
+    job = standing.download
+    if job is None or not job.get("status", {}).get("active"):
         return ModelStatus(phase="Pending")
     seen = standing.observed.download
     if seen is None:

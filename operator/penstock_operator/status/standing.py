@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from penstock_operator import names
 from penstock_operator.desired.children import Children
-from penstock_operator.errors import OperatorError
-from penstock_operator.kinds import JOB, Kind
+from penstock_operator.errors import ForeignObject, OperatorError
+from penstock_operator.kinds import HTTP_ROUTE, SERVICE, Kind
 from penstock_operator.observed.seen import Observed, PodSeen, Trouble
-from penstock_operator.observed.trouble import workload_trouble
-from penstock_operator.plan.planner import Plan, desired_names, name_of
+from penstock_operator.observed.trouble import route_trouble, workload_trouble
+from penstock_operator.plan.fetched import is_fetched, job_of, wanted_job
+from penstock_operator.plan.planner import Plan, desired_names
 from penstock_operator.service import Manifest, Service
 
 
@@ -75,9 +76,20 @@ class Standing:
         revisions: dict[str, set[str]] = {}
         for workload in self.observed.workloads:
             revisions.setdefault(workload.revision, set()).add(workload.role)
-        return self.has_router_ready and any(
-            all((revision, role) in ready for role in self._needed(roles)) for revision, roles in revisions.items()
+        return (
+            self.has_router_ready
+            and self.has_front
+            and any(
+                all((revision, role) in ready for role in self._needed(roles)) for revision, roles in revisions.items()
+            )
         )
+
+    @property
+    def has_front(self) -> bool:
+        """True unless somebody else's Service stands where clients would find this one."""
+        name, problem = self.service.key.name, self.problem
+        is_taken = isinstance(problem, ForeignObject) and (problem.kind, problem.name) == (SERVICE.kind, name)
+        return not is_taken and (SERVICE, name) not in self.foreign
 
     def _needed(self, roles: set[str]) -> set[str]:
         """Roles without which a revision cannot serve. `roles`: those that it has; they may be others than now."""
@@ -116,17 +128,19 @@ class Standing:
         return tuple(name for name in self.observed.foreign if name in wanted)
 
     @property
+    def has_download(self) -> bool:
+        """True if we fill a shared cache."""
+        return self.children is not None and wanted_job(self.children) is not None
+
+    @property
     def download(self) -> Manifest | None:
-        """The Job that fills the shared cache."""
-        applied = () if self.children is None else self.children.applied
-        wanted = [name_of(manifest) for manifest in applied if manifest["kind"] == JOB.kind]
-        return next((self.observed.children[name] for name in wanted if name in self.observed.children), None)
+        """The Job that does, if it is there."""
+        return None if self.children is None else job_of(self.children, self.observed)
 
     @property
     def is_downloaded(self) -> bool:
-        """True if that Job is done."""
-        job = self.download
-        return job is not None and bool(job.get("status", {}).get("succeeded"))
+        """True if the shared cache holds the model."""
+        return self.children is not None and self.has_download and is_fetched(self.children, self.observed)
 
     def cause(self, *roles: str) -> Trouble | None:
         """The root cause of these roles' troubles: the newest revision's first, and what waiting does not cure."""
@@ -146,7 +160,14 @@ class Standing:
         for role in roles:
             found += [(pod.revision, pod.trouble) for pod in self.pods(role)]
             found += [(one.revision, workload_trouble(one.manifest)) for one in seen if one.role == role]
+            found += [(pod.revision, pod.trouble) for pod in self.observed.failures if pod.role == role]
         return [(revision not in (self.revision, ""), trouble) for revision, trouble in found if trouble is not None]
+
+    @property
+    def detour(self) -> Trouble | None:
+        """Why clients do not get here through a Gateway, although the service is there."""
+        routes = (one for (kind, _), one in self.observed.children.items() if kind == HTTP_ROUTE)
+        return next((trouble for route in routes if (trouble := route_trouble(route)) is not None), None)
 
     @property
     def root_cause(self) -> Trouble | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from penstock_operator import names
 from penstock_operator.api.status import ConditionType
 from penstock_operator.errors import ApiError, ForeignObject, SpecError
-from penstock_operator.observed.seen import Trouble
+from penstock_operator.observed.seen import DownloadSeen, Trouble
 from penstock_operator.status.conditions import Finding, found, is_wrong
 from penstock_operator.status.standing import Standing
 
@@ -16,7 +16,7 @@ CONDITION_OF: dict[str, ConditionType] = {
     names.PREFILL: "PrefillReady",
     names.DECODE: "DecodeReady",
 }
-MODEL_REASONS = ("ModelAccessDenied", "ModelNotFound", "ModelDownloadFailed")
+MODEL_REASONS = ("ModelAccessDenied", "ModelNotFound", "ModelDownloadFailed", "ModelCacheFull", "ModelCacheReadOnly")
 
 
 def findings(standing: Standing) -> Iterator[Finding]:
@@ -43,8 +43,7 @@ def stall(standing: Standing) -> Trouble | None:
         return Trouble(reason=problem.reason, message=str(problem), is_terminal=True)
     if standing.foreign:
         kind, name = standing.foreign[0]
-        message = f"{kind.kind} {name} exists and does not belong to this InferenceService: delete it or rename one"
-        return Trouble(reason="ForeignObject", message=message, is_terminal=True)
+        problem = ForeignObject(kind.kind, name)
     if isinstance(problem, ForeignObject):
         return Trouble(reason="ForeignObject", message=str(problem), is_terminal=True)
     if isinstance(problem, ApiError) and 400 <= problem.status < 500:
@@ -57,10 +56,11 @@ def ready(standing: Standing, stalled: Trouble | None) -> Finding:
     counts = "; ".join(_count(standing, role) for role in standing.service.roles)
     if standing.is_suspended:
         return found("Ready", True, "Suspended", "the service is suspended and runs nothing")
-    if standing.plan is not None and standing.wants_none and standing.has_router_ready:
+    if standing.plan is not None and standing.wants_none and standing.has_router_ready and standing.has_front:
         return found("Ready", True, "ScaledToZero", "no pods are wanted now")
     cause = stalled or standing.root_cause
     if standing.is_serving:
+        cause = cause or standing.detour
         return found("Ready", True, "Serving", counts if cause is None else f"{counts}; {cause.message}")
     if cause is not None:
         return found("Ready", False, cause.reason, f"{cause.message} ({counts})")
@@ -80,9 +80,10 @@ def reconciling(standing: Standing, stalled: Trouble | None) -> Finding:
     if plan is not None and plan.waiting_for is not None:
         return found("Reconciling", True, plan.waiting_for.reason, plan.waiting_for.message)
     if plan is not None and plan.rollout.olds:
-        if plan.is_paused:
-            return found("Reconciling", True, "RolloutPaused", "the rollout stays where it is: rollout.paused is set")
         names_of_old = ", ".join(old.name for old in plan.rollout.olds)
+        if plan.is_paused:
+            message = f"revision {plan.rollout.new.name} waits beside {names_of_old}: rollout.paused is set"
+            return found("Reconciling", True, "RolloutPaused", message)
         message = f"revision {plan.rollout.new.name} replaces {names_of_old}"
         return found("Reconciling", True, "RollingOut", message)
     if standing.is_settled:
@@ -95,13 +96,13 @@ def reconciling(standing: Standing, stalled: Trouble | None) -> Finding:
 def model_ready(standing: Standing) -> Finding:
     """True if the weights are where pods find them."""
     trouble = standing.cause(names.DOWNLOAD)
-    if standing.download is not None:
+    if standing.has_download:
         if standing.is_downloaded:
             return found("ModelReady", True, "Downloaded", "the shared cache holds the model")
         if trouble is not None:
             return is_wrong("ModelReady", trouble)
         seen = standing.observed.download
-        how_far = "" if seen is None else f": {seen.done / 1e9:.1f} of {seen.total / 1e9:.1f} GB"
+        how_far = "" if seen is None else f": {how_much(seen)}"
         return found("ModelReady", False, "Downloading", f"the shared cache is being filled{how_far}")
     if any(pod.is_serving and pod.revision == standing.revision for pod in standing.observed.pods):
         return found("ModelReady", True, "Loaded", "pods have loaded the model")
@@ -111,6 +112,13 @@ def model_ready(standing: Standing) -> Finding:
     if standing.wants_none:
         return found("ModelReady", None, "NoPods", "each pod fetches the model when it starts")
     return found("ModelReady", False, "Loading", "no pod has loaded the model yet")
+
+
+def how_much(seen: DownloadSeen) -> str:
+    """As people say it."""
+    unit, name = (1e9, "GB") if seen.total >= 1e9 else (1e6, "MB")
+    percent = 100 * seen.done // max(1, seen.total)
+    return f"{percent} %, {seen.done / unit:.1f} of {seen.total / unit:.1f} {name}"
 
 
 def role_ready(standing: Standing, role: str) -> Finding:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from penstock.config import EMBEDDED_MODEL
 from penstock.envs import cache_folder
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, ModelError
 from penstock.flags import Parser
+from penstock.loader.hub import snapshot
 from penstock.loader.hub_progress import HubDownload, ProgressServer
 from penstock.loader.progress import say
-from penstock.loader.sources import HUB_NAME, HUB_SCHEME, resolve
+from penstock.loader.sources import HUB_NAME, HUB_SCHEME, check_folder, resolve
 
 POLL_SECONDS = 1.0
 
@@ -45,13 +46,14 @@ def run(args: argparse.Namespace) -> int:
         if args.wait:
             wait_for(args.model, receipt_of(args.model, args.revision))
             return 0
+        if args.receipt and (folder := fetched_before(args.model, args.revision)) is not None:
+            print(folder)
+            return 0
         if args.report_port is not None:
             report(args.model, args.revision, args.report_port)
         print(resolve(args.model, revision=args.revision).folder)
         if args.receipt:
-            receipt = receipt_of(args.model, args.revision)
-            receipt.parent.mkdir(parents=True, exist_ok=True)
-            receipt.touch()
+            leave_receipt(args.model, args.revision)
         return 0
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -63,6 +65,32 @@ def report(model: str, revision: str | None, port: int) -> None:
     if not HUB_NAME.fullmatch(name):
         raise ConfigError("report_port", f"{model} does not come from the hub")
     ProgressServer(port, HubDownload(name, revision)).start()
+
+
+def fetched_before(model: str, revision: str | None) -> Path | None:
+    """The folder of a hub model whose receipt is there, if it is still whole. The hub is not asked: who shares the
+    volume keeps one commit of a branch, and a token that was taken back, or no network, stops nobody who has it all.
+    """
+    name = model.removeprefix(HUB_SCHEME)
+    if not HUB_NAME.fullmatch(name) or not receipt_of(model, revision).is_file():
+        return None
+    try:
+        folder = snapshot(name, revision, is_local=True)
+        check_folder(folder)
+    except ModelError as error:
+        say(f"{model} is not whole any more, and is fetched again: {error}")
+        return None
+    return folder
+
+
+def leave_receipt(model: str, revision: str | None) -> None:
+    """Tell those who wait. Raises `ModelError` where the volume cannot be written."""
+    receipt = receipt_of(model, revision)
+    try:
+        receipt.parent.mkdir(parents=True, exist_ok=True)
+        receipt.touch()
+    except OSError as error:
+        raise ModelError(f"cannot write the model cache {cache_folder()}: {error}") from error
 
 
 def wait_for(model: str, receipt: Path) -> None:

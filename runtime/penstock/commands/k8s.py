@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from penstock.commands.k8s_story import Case, Section, build_explanation, build_overview, build_status
+from penstock.commands.k8s_case import Case, Section
+from penstock.commands.k8s_explanation import build_explanation
+from penstock.commands.k8s_status import build_overview, build_status
 from penstock.errors import PenstockError
 from penstock.flags import Parser
 from penstock_operator import kinds, names
@@ -17,16 +18,22 @@ if TYPE_CHECKING:
     from penstock_operator.cluster.kube import Kube
 
 SECONDS = 10.0  # for one call to the API server
-NARROWEST, WIDEST = 60, 160  # characters of a line
+NARROWEST, WIDEST = 60, 160  # characters of a line on a terminal
+UNBROKEN = 10_000  # elsewhere: one line stays one
 EPILOG = """
 examples:
   penstock k8s status                    every service of the namespace
   penstock k8s status -A                 … of all namespaces
   penstock k8s status chat               pods, numbers and conditions of one
   penstock k8s explain chat -n demo      what is wrong, what to do, and who scaled it why
+  until penstock k8s status chat; do sleep 5; done
 
-The cluster is that of your kubeconfig. Nothing is changed in it.
+exit code: 0; 3 if the service that is named is not ready; 1 if that cannot be said, and why
+
+The cluster is that of your kubeconfig. Nothing is changed in it. Of what you may not list (pods, rolescalers, events)
+nothing is told.
 """
+NOT_READY = 3  # exit code
 
 
 def add_arguments(parser: Parser) -> None:
@@ -42,16 +49,22 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show it; returns the exit code. Raises `PenstockError` if the cluster does not answer or has no such service."""
+    """Show it; returns the exit code, `NOT_READY` for a service that is not.
+
+    Raises `PenstockError` if the cluster does not answer or has no such service.
+    """
     if args.action == "explain" and args.name is None:
         raise PenstockError("explain what? give the name of an InferenceService; `penstock k8s status` lists them")
     try:
         kube, namespace = connect(args.kubeconfig, args.context)
-        sections = read(kube, args, args.namespace or namespace)
+        if args.name is None:
+            show(read_all(kube, None if args.all_namespaces else args.namespace or namespace))
+            return 0
+        case = read_case(kube, read_service(kube, args.namespace or namespace, args.name))
     except OperatorError as error:
         raise PenstockError(str(error)) from None
-    show(sections)
-    return 0
+    show(build_status(case) if args.action == "status" else build_explanation(case))
+    return 0 if case.is_ready else NOT_READY
 
 
 def connect(kubeconfig: str | None, context: str | None) -> tuple[Kube, str]:
@@ -70,27 +83,33 @@ def connect(kubeconfig: str | None, context: str | None) -> tuple[Kube, str]:
             raise PenstockError(f"--context: there is no {context!r} in the kubeconfig; there are {names}")
         client = kubernetes.config.new_client_from_config(kubeconfig, chosen["name"])  # type: ignore[no-untyped-call]
     except (kubernetes.config.ConfigException, OSError) as error:
-        raise PenstockError(f"no cluster: {error}; set KUBECONFIG or give --kubeconfig") from None
+        told = str(error).rstrip(".")
+        raise PenstockError(f"no cluster: {told}; set KUBECONFIG or give --kubeconfig") from None
     kube = Kube(client, seconds=SECONDS, tell=lambda verb, status, seconds: None)
     return kube, chosen["context"].get("namespace", "default")
 
 
-def read(kube: Kube, args: argparse.Namespace, namespace: str) -> list[Section]:
-    """What is to be shown. Raises `OperatorError`, and `PenstockError` if there is no such service."""
-    if args.name is None:
-        found, _ = kube.list(kinds.INFERENCE_SERVICE, None if args.all_namespaces else namespace)
-        return build_overview(list(found), time.time(), where="any namespace" if args.all_namespaces else namespace)
+def read_all(kube: Kube, namespace: str | None) -> list[Section]:
+    """Every service of a namespace, or of all for None. Raises `OperatorError`, and `PenstockError` without our API."""
     try:
-        service = kube.get(kinds.INFERENCE_SERVICE, namespace, args.name)
+        found, _ = kube.list(kinds.INFERENCE_SERVICE, namespace)
+        return build_overview(list(found), time.time(), where=namespace or "any namespace")
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        raise PenstockError("this cluster knows no InferenceServices: helm install penstock-crds") from None
+
+
+def read_service(kube: Kube, namespace: str, name: str) -> dict[str, Any]:
+    """One of them. Raises `OperatorError`, and `PenstockError` if there is none."""
+    try:
+        return kube.get(kinds.INFERENCE_SERVICE, namespace, name)
     except ApiError as error:
         if error.status != 404:
             raise
         raise PenstockError(
-            f"there is no InferenceService {args.name} in namespace {namespace}; `penstock k8s status -A` lists all"
+            f"there is no InferenceService {name} in namespace {namespace}; `penstock k8s status -A` lists all"
         ) from None
-    case = read_case(kube, service)
-    builders: dict[str, Callable[[Case], list[Section]]] = {"status": build_status, "explain": build_explanation}
-    return builders[args.action](case)
 
 
 def read_case(kube: Kube, service: dict[str, object]) -> Case:
@@ -127,13 +146,13 @@ def show(sections: list[Section]) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
-    console.width = min(WIDEST, max(NARROWEST, console.width))
+    console.width = min(WIDEST, max(NARROWEST, console.width)) if console.is_terminal else UNBROKEN
     for number, section in enumerate(sections):
         if number:
             console.print()
         console.print(Text(section.heading, style="bold"))
         for line in section.lines:
-            console.print(Padding(Text(line.text, style=line.style), (0, 0, 0, 2)))
+            console.print(Padding(Text(line.text, style=line.style), (0, 0, 0, 2), expand=False))
         if section.rows:
             table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
             for heading in section.columns:

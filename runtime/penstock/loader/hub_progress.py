@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from penstock.errors import ModelError
+from penstock.listener import ANY, bind
 from penstock.loader.hub import UNWANTED, WANTED, explained
 
 PROGRESS_PATH = "/progress"
@@ -76,7 +77,11 @@ class ProgressServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, port: int, download: HubDownload) -> None:
-        super().__init__(("", port), Handler)
+        super().__init__(("", port), Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = bind(ANY, port, port_field="report_port")  # IPv6 as well, and without a look at DNS
+        self.server_port = self.socket.getsockname()[1]
+        self.server_activate()
         self.download = download
 
     def start(self) -> None:

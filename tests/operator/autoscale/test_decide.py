@@ -55,7 +55,7 @@ class Told:
         for _ in range(max(1, round(seconds / 2))):
             self.now += 2
             said = signals(self.now, held=held, in_flight=in_flight, router=router, **roles)
-            self.history.add(said, self.service.spec, max(window_seconds(self.service.spec.autoscaling)))
+            self.history.add(said, self.service.spec, window_seconds(self.service.spec.autoscaling))
         return self
 
     def decide(self, gpus: int = 0, **current):
@@ -224,3 +224,20 @@ def test_a_spent_budget_moves_to_the_role_that_lacks_more():
             decode=pods(3, kv_usage=1.0, running=4, waiting=40),
         )
     assert told.decide(gpus=1, prefill=3, decode=3).targets == {"prefill": 2, "decode": 4}
+
+
+def test_a_long_window_down_does_not_make_growing_slow():
+    told = one_role(windows={"down": "1h"}).say(60, both=pods(4, kv_usage=0.3)).say(12, both=pods(4, kv_usage=0.96))
+    assert told.decide(both=4).targets == {"both": 5}
+
+
+def test_a_window_that_was_made_longer_is_not_known_before_it_is_over():
+    told = one_role(windows={"down": "10s"}).say(60, both=pods(4, kv_usage=0.1))
+    told.service = one_role(windows={"down": "50s"}).service
+    assert told.say(20, both=pods(4, kv_usage=0.1)).decide(both=4).targets == {"both": 4}
+    assert told.say(32, both=pods(4, kv_usage=0.1)).decide(both=4).targets == {"both": 1}
+
+
+def test_a_few_prompts_at_once_are_no_growing_queue_right_after_the_first_look():
+    told = one_role().say(2, both=pods(1)).say(2, both=pods(1, queued_tokens=3000))
+    assert told.decide(both=1).targets == {"both": 1}

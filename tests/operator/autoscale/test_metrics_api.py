@@ -6,15 +6,17 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from penstock_operator.autoscale.metrics_api import ROOT, MetricsApi, read_problem
+from penstock_operator.autoscale import metrics_api
+from penstock_operator.autoscale.metrics_api import ROOT, MetricsApi
 from penstock_operator.autoscale.offer import Offer
 from penstock_operator.kinds import CONFIG_MAP
+from support.api_services import api_service, believed
 from support.certificates import FIRST, FIRST_KEY, SECOND, SECOND_KEY
 from support.scaled_service import Scaled
 from support.serving import free_port
@@ -127,11 +129,43 @@ async def test_a_certificate_of_the_right_authority_with_another_name_is_refused
         await asyncio.to_thread(api.stop, 5.0)
 
 
-async def test_whether_the_api_server_asks_us_is_looked_up(scaled):
-    assert "there is no APIService" in read_problem(scaled.run.api, "penstock-system")
-    metadata = {"name": "v1beta1.external.metrics.k8s.io", "namespace": ""}
-    theirs = {"service": {"namespace": "keda", "name": "keda-metrics-apiserver"}}
-    kind = {"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService"}
-    scaled.run.api.post({**kind, "metadata": metadata, "spec": theirs})
-    assert "leads to keda/keda-metrics-apiserver" in read_problem(scaled.run.api, "penstock-system")
-    assert read_problem(scaled.run.api, "keda") == ""
+async def test_a_new_certificate_is_served_at_the_same_port_and_believed(scaled, api, tmp_path, monkeypatch):
+    scaled.run.api.post(api_service("penstock-system"))
+    monkeypatch.setattr(metrics_api, "RETRY_SECONDS", 0.02)
+    await asyncio.to_thread(api.stop, 5.0)
+    again = MetricsApi(
+        scaled.run.api,
+        Offer(scaled.autoscaler, lambda: scaled.run.now),
+        port=free_port(),
+        folder=tmp_path,
+        namespace="penstock-system",
+    )
+    again.start()
+    try:
+        await until(lambda: believed(scaled.run.api) == [FIRST] and again.port is not None)
+        port = again.port
+        (tmp_path / "tls.crt").write_text(SECOND)  # a moment later than its key, as it may be seen
+        await asyncio.sleep(0.1)
+        assert "does not run" in again.problem
+        (tmp_path / "tls.key").write_text(SECOND_KEY)
+        await until(lambda: shown(port) == SECOND)
+        assert believed(scaled.run.api) == [SECOND, FIRST]  # before it was shown, or the API server would not ask on
+        assert again.port == port
+        assert again.problem == ""
+    finally:
+        await asyncio.to_thread(again.stop, 5.0)
+
+
+async def until(is_so: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+def shown(port: int | None) -> str:
+    """The certificate that a client is shown, who need have none of its own for that; empty while nobody listens."""
+    try:
+        return ssl.get_server_certificate(("127.0.0.1", port)).strip() + "\n"
+    except OSError:
+        return ""

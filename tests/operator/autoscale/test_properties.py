@@ -54,7 +54,7 @@ def history_of(service, told) -> History:
             finished=0,
             rejected=0,
         )
-        history.add(said, service.spec, max(window_seconds(service.spec.autoscaling)))
+        history.add(said, service.spec, window_seconds(service.spec.autoscaling))
     return history
 
 
@@ -155,7 +155,7 @@ def test_a_load_that_stays_leads_to_a_number_that_stays(kv, work, start, budget)
             finished=0,
             rejected=0,
         )
-        history.add(said, service.spec, 20.0)
+        history.add(said, service.spec, (0.0, 20.0))
         current = dict(decide(service, history, current, dict.fromkeys(ROLES, 1), now).targets)
         seen.append(tuple(current.values()))
     assert len(set(seen[-50:])) == 1, seen

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +16,7 @@ import pytest
 from penstock_operator.cluster.kube import Kube
 from penstock_operator.errors import ApiError
 from penstock_operator.kinds import DEPLOYMENT, INFERENCE_SERVICE, SERVICE
+from support.certificates import FIRST
 from support.serving import free_port
 
 MANIFEST = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "default"}, "spec": {}}
@@ -85,7 +89,7 @@ def test_paths_queries_and_bodies_are_those_of_the_api(kube, server):
     manager = "fieldManager=penstock-operator"
     assert [(method, path) for method, path, _, _ in server.requests] == [
         ("GET", "/apis/penstock.dev/v1alpha1/namespaces/default/inferenceservices/chat"),
-        ("POST", f"/api/v1/namespaces/default/services?{manager}"),
+        ("POST", f"/api/v1/namespaces/default/services?{manager}&fieldValidation=Strict"),
         ("PATCH", f"/api/v1/namespaces/default/services/s?{manager}&force=true"),
         ("PATCH", f"/api/v1/namespaces/default/services/s/status?{manager}&force=true"),
         ("PATCH", f"/api/v1/namespaces/default/services/s?{manager}"),
@@ -159,3 +163,25 @@ def test_an_api_that_is_not_there_has_no_kinds(kube, server):
     assert kube.resources("monitoring.coreos.com/v1") == frozenset()
     assert kube.resources("apps/v1") == {"deployments"}
     assert [path for _, path, _, _ in server.requests] == ["/apis/monitoring.coreos.com/v1", "/apis/apps/v1"]
+
+
+def test_without_a_kubeconfig_the_pods_own_credentials_are_taken_in_silence(tmp_path):
+    program = "from penstock_operator.cluster.kube import connect; print(connect().configuration.host)"
+    (tmp_path / "token").write_text("t")
+    (tmp_path / "ca.crt").write_text(FIRST)
+    patch = "import kubernetes.config.incluster_config as i; i.SERVICE_TOKEN_FILENAME, i.SERVICE_CERT_FILENAME = "
+    files = f"{str(tmp_path / 'token')!r}, {str(tmp_path / 'ca.crt')!r}\n"
+    environment = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"}
+    environment |= {"HOME": str(tmp_path), "KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
+    words = [sys.executable, "-c", patch + files + program]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("https://[fd00::1]:443\n", "")
+
+
+def test_without_any_credentials_it_is_said_what_to_set(tmp_path):
+    program = "from penstock_operator.cluster.kube import connect; connect()"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KUBE")}
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, env=environment | {"HOME": str(tmp_path)}, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].endswith("run in a pod, or set KUBECONFIG")
+    assert done.stdout == ""

@@ -5,15 +5,8 @@ import pytest
 from penstock_operator.cluster.leader import LEASE_SECONDS, RENEW_SECONDS, Leader
 from penstock_operator.errors import ApiError
 from penstock_operator.kinds import LEASE
+from support.clock import Clock
 from support.memory_api import MemoryApi
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture
@@ -23,7 +16,7 @@ def api():
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(1000.0)
 
 
 def leader(api, clock, name: str, led: list[str] | None = None) -> Leader:

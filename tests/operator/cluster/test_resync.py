@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import urllib.error
 import urllib.request
 
@@ -115,3 +116,22 @@ def test_probes_and_metrics_answer_over_http(run):
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this kernel has no IPv6")
+def test_probes_are_answered_in_clusters_of_either_family(run, host):
+    server = serve(0, {"/livez": run.health.livez})
+    try:
+        assert urllib.request.urlopen(f"http://{host}:{server.server_address[1]}/livez", timeout=5).read() == b"ok\n"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_what_has_changed_is_looked_at_before_everything_that_has_not(run):
+    keys = [run.create(name=f"s{number}") for number in range(9)]
+    run.settle()
+    assert run.resync.turn()
+    run.edit(keys[7], {"decode": {"replicas": 3}})
+    assert run.queue.take(0.0) == keys[7]

@@ -104,7 +104,7 @@ def test_policies_can_be_left_to_others():
 
 def test_where_keys_are_needed_pods_take_clients_from_nobody_but_the_router():
     assert "--host=127.0.0.1" in engine_args(SMALL | KEYS)
-    assert "--host=0.0.0.0" in engine_args(SMALL)
+    assert "--host=::" in engine_args(SMALL)
 
 
 def test_addresses_of_roles_include_pods_that_are_not_ready_because_draining_ones_are_still_used():

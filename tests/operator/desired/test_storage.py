@@ -83,6 +83,23 @@ def test_a_shared_volume_is_written_by_one_job_and_read_by_all_pods():
     assert {"name": "HF_HUB_OFFLINE", "value": "1"} in pod["containers"][0]["env"]
 
 
+def test_the_job_reaches_the_hub_by_the_way_that_the_user_set_for_pods():
+    mirror = {"name": "HF_ENDPOINT", "value": "https://hub.example.org"}
+    spec = SMALL | {"model": {"source": "hf://a/b", "cache": SHARED}, "runtime": {"env": [mirror]}}
+    found = pod_specs(build_children(build_service(spec), build_defaults()))
+    assert mirror in next(pod for name, pod in found.items() if "-model-" in name)["containers"][0]["env"]
+
+
+def test_a_job_keeps_its_name_while_what_is_fetched_stays():
+    def job(**model):
+        spec = SMALL | {"model": {"source": "hf://a/b", "cache": SHARED} | model}
+        children = build_children(build_service(spec), build_defaults())
+        return next(found["metadata"]["name"] for found in children.applied if found["kind"] == "Job")
+
+    assert job() == job(servedName="b") == job(cache=SHARED | {"size": "60Gi"})
+    assert len({job(), job(revision="v1"), job(credentialsSecret="hub"), job(source="hf://a/c")}) == 4
+
+
 def test_a_job_has_another_name_when_the_user_asks_for_another_and_not_for_a_new_operator():
     def job(source, **defaults):
         spec = SMALL | {"model": {"source": source, "cache": SHARED}}

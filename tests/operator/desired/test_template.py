@@ -64,6 +64,17 @@ def test_other_lists_are_the_users():
     assert engine["livenessProbe"]["periodSeconds"] == 10
 
 
+def test_a_probe_a_hook_or_a_variable_of_another_form_takes_the_place_of_ours():
+    command = {"exec": {"command": ["true"]}}
+    probes = {"livenessProbe": command, "lifecycle": {"preStop": command}}
+    value = {"name": "HOME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+    engine = pod(containers=[{"name": "penstock", **probes, "env": [value]}])["containers"][0]
+    assert "httpGet" not in engine["livenessProbe"]
+    assert engine["livenessProbe"]["periodSeconds"] == 10
+    assert engine["lifecycle"]["preStop"] == command
+    assert value in engine["env"]
+
+
 def test_a_null_takes_away_what_we_have():
     engine = pod(containers=[{"name": "penstock", "startupProbe": None}])["containers"][0]
     assert "startupProbe" not in engine

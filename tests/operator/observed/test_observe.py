@@ -9,7 +9,8 @@ import pytest
 
 from penstock_operator import kinds, names
 from penstock_operator.api.v1alpha1 import Resources, Role
-from penstock_operator.observed.observe import gpus_of, observe
+from penstock_operator.desired.replica_shape import gpus_of
+from penstock_operator.observed.observe import observe
 from penstock_operator.observed.seen import LOST_SECONDS, LoadSeen
 from support.small_cluster import SmallCluster
 from support.small_operator import SmallOperator

@@ -32,7 +32,8 @@ def test_a_pod_that_starts_as_it_should_is_no_trouble():
 
 
 def test_a_pod_that_crashed_once_and_serves_is_no_trouble():
-    now_ready = {"ready": True, "state": {"running": {}}, "lastState": {"terminated": {"exitCode": 1}}}
+    running = {"running": {"startedAt": to_timestamp(NOW - 5)}}
+    now_ready = {"name": "penstock", "ready": True, "state": running, "lastState": {"terminated": {"exitCode": 1}}}
     assert pod_trouble(pod(phase="Running", container=now_ready), NOW) is None
 
 
@@ -77,12 +78,29 @@ def test_a_secret_that_is_missing_is_named():
             "ModelAccessDenied",
             True,
         ),
-        ("a/b is not on the hub, or it is private: check the name", "ModelAccessDenied", True),
+        (
+            "a/b is not on the hub (404), or the token may not see it: check the name, and the token's rights",
+            "ModelNotFound",
+            True,
+        ),
+        (
+            "a/b is private, or not on the hub (401): check the name, or run `hf auth login` or set HF_TOKEN",
+            "ModelAccessDenied",
+            True,
+        ),
+        (
+            "a/b: the hub refuses the token (401): check HF_TOKEN, or run `hf auth login` again",
+            "ModelAccessDenied",
+            True,
+        ),
+        ("a/b does not fit: no room is left on the disk of the model cache", "ModelCacheFull", True),
+        ("cannot write the model cache /var: Permission denied", "ModelCacheReadOnly", True),
         ("a/b has no revision 'x' on the hub", "ModelNotFound", True),
         ("a/b cannot be fetched from the hub: timed out", "ModelDownloadFailed", False),
         ("too little memory for the KV cache: it holds 12 tokens", "OutOfMemory", True),
         ("the blocks of this pod are of another model, type or layout", "HandshakeRefused", False),
         ("penstock: --max-model-len: 99 is more than the model has", "WrongFlag", True),
+        ("penstock serve: error: unknown flag --no-such (see penstock serve --help)", "WrongFlag", True),
         ("Traceback\nValueError: --- no idea", "CrashLoop", False),
     ],
 )
@@ -125,6 +143,18 @@ def test_an_evicted_pod_and_a_silent_node():
     assert (evicted.reason, "low on memory" in evicted.message) == ("Evicted", True)
     silent = pod(phase="Running", conditions=[{"type": "Ready", "status": "Unknown"}])
     assert pod_trouble(silent, NOW).reason == "NodeUnreachable"
+
+
+def test_a_pod_of_which_only_its_node_says_nothing_is_not_taken_for_one_that_starts():
+    def reason(containers: str, **ready: str) -> str | None:
+        conditions = [{"type": "Ready", **ready}, {"type": "ContainersReady", "status": containers}]
+        found = pod_trouble(pod(phase="Running", conditions=conditions), NOW)
+        return None if found is None else found.reason
+
+    assert reason("True", status="False") == "NodeUnreachable"
+    assert reason("False", status="False", reason="ContainersNotReady") is None
+    assert reason("True", status="False", reason="ReadinessGatesNotReady") is None
+    assert reason("True", status="True") is None
 
 
 def test_long_words_of_others_are_cut():

@@ -197,3 +197,15 @@ def test_a_change_that_comes_while_it_is_paused_begins_nothing():
 def test_pods_of_the_new_revision_that_are_ending_take_room_too():
     new, old = revision("b", running(1, leaving=1)), revision("a", running(1, baseline=3))
     assert next_sizes(rollout((3,), new, old)).new == {"both": 2}
+
+
+def test_what_the_spec_itself_adds_comes_with_the_new_revision_and_what_load_asks_for_comes_at_once():
+    goal = {"replicas": 3, "surge": 1, "unavailable": 0}
+    starting, old = revision("b", Size(wanted=1, staying=1)), revision("a", running(2))
+
+    def olds(new: Revision, **fields: bool) -> dict[str, dict[str, int]]:
+        return next_sizes(Rollout(goals={"both": Goal(**goal, **fields)}, new=new, olds=(old,), budget=FREE)).olds
+
+    assert olds(starting, is_fixed=True) == {"a": {"both": 2}}, "it would be shrunk again as soon as the new one serves"
+    assert olds(starting) == {"a": {"both": 3}}
+    assert olds(revision("b", Size(wanted=1, staying=1, troubled=1)), is_fixed=True) == {"a": {"both": 3}}

@@ -190,7 +190,7 @@ def test_a_spec_that_cannot_be_from_the_beginning_is_not_ready(cluster):
 @pytest.mark.parametrize(
     ("problem", "state", "reason"),
     [
-        (ForeignObject("Service chat exists and is somebody else's"), "Failed", "ForeignObject"),
+        (ForeignObject("Service", "chat"), "Failed", "ForeignObject"),
         (ApiError(403, "forbidden", reason="Forbidden"), "Failed", "Forbidden"),
         (ApiError(422, "spec.template: invalid", reason="Invalid"), "Failed", "Invalid"),
         (ApiError(0, "no answer"), "InProgress", "Retrying"),
