@@ -52,23 +52,28 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(scope="session")
-def built_runtime(request) -> Image:
+def built_runtime(request) -> Iterator[Image]:
     """The runtime's image for CPUs, with the embedded model inside."""
-    return build("runtime-cpu", request.config)
+    yield from built("runtime-cpu", request.config)
 
 
 @pytest.fixture(scope="session")
-def built_operator(request) -> Image:
+def built_operator(request) -> Iterator[Image]:
     """The operator's image."""
-    return build("operator", request.config)
+    yield from built("operator", request.config)
 
 
-def build(target: str, config: pytest.Config) -> Image:
+def built(target: str, config: pytest.Config) -> Iterator[Image]:
+    """The image of a target, whose archive stays meanwhile."""
     if config.getoption("--cluster") == "kubeconfig":
-        return Image(name=f"penstock-{target}:{config.getoption('--image-tag')}", archive=Path(os.devnull))
+        yield Image(name=f"penstock-{target}:{config.getoption('--image-tag')}", archive=Path(os.devnull))
+        return
     if reason := container_images.why_not():
         pytest.skip(reason)
-    return container_images.build(target)
+    image = container_images.build(target)
+    yield image
+    if image.hold is not None:
+        image.hold.close()
 
 
 @pytest.fixture(scope="session")

@@ -188,6 +188,7 @@ def served_metrics(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         cluster.kubectl("delete", "apiservice", NAME)
+        cluster.kubectl("delete", "service/penstock", "endpointslice/penstock", "-n", SYSTEM, "--ignore-not-found")
 
 
 @pytest.fixture

@@ -60,6 +60,7 @@ def build(target: str) -> Image:
             provide_base()
             partial = archive.with_suffix(".part")
             run(str(BUILD), target, name, str(partial))
+            run(str(engine()), "rmi", name)  # the archive is what is used; layers stay for the next build
             partial.rename(archive)
         image = Image(name=name, archive=archive, hold=archive.open("rb"))
         fcntl.flock(image.hold, fcntl.LOCK_SH)

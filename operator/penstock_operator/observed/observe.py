@@ -9,7 +9,7 @@ from penstock_operator import kinds, names
 from penstock_operator.desired.replica_shape import gpus_per_replica
 from penstock_operator.kinds import Kind
 from penstock_operator.observed.advice import advised
-from penstock_operator.observed.failures import failures, living
+from penstock_operator.observed.failures import ENDED, failures, living
 from penstock_operator.observed.seen import LoadSeen, Observed, PodSeen, ScalerSeen, Trouble, WorkloadSeen
 from penstock_operator.observed.trouble import load_trouble, pod_trouble
 from penstock_operator.service import Manifest, Service, controller_of
@@ -125,7 +125,7 @@ def _pod(
         address=status.get("podIP", ""),
         node=manifest.get("spec", {}).get("nodeName", ""),
         phase=status.get("phase", "Pending"),
-        is_ready=conditions.get("Ready") == "True",
+        is_ready=conditions.get("Ready") == "True" and status.get("phase") not in ENDED,
         leaves_by=_moment(metadata.get("deletionTimestamp")),
         created=from_timestamp(metadata["creationTimestamp"]),
         drained_since=_moment(annotations.get(names.DRAINED)),

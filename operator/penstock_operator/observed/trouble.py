@@ -42,13 +42,11 @@ SAID = (
 
 def pod_trouble(pod: Manifest, now: float) -> Trouble | None:
     """What keeps a pod from being ready; None if nothing does, as far as one can see yet."""
-    status = pod.get("status", {})
-    name = pod["metadata"]["name"]
-    if status.get("phase") == "Failed":
-        told = status.get("message") or "its containers ended"
-        is_full = bool(FULL_CACHE.search(told))
-        reason = "ModelCacheFull" if is_full else status.get("reason") or "PodFailed"
-        return Trouble(reason=reason, message=f"pod {name} failed: {_short(told)}", is_terminal=is_full)
+    status, metadata = pod.get("status", {}), pod["metadata"]
+    name = metadata["name"]
+    if status.get("phase") in ("Failed", "Succeeded"):
+        is_to_serve = names.ROLE in metadata.get("labels", {}) and "deletionTimestamp" not in metadata
+        return _over(name, status, is_to_serve)
     for container in _containers(status):
         if (found := _container_trouble(name, container, now)) is not None:
             return found
@@ -77,6 +75,19 @@ def _is_given_up(status: Manifest) -> bool:
     ready, containers = found.get("Ready", {}), found.get("ContainersReady", {})
     is_contradicted = containers.get("status") == "True" and ready.get("status") == "False" and not ready.get("reason")
     return ready.get("status") == "Unknown" or is_contradicted
+
+
+def _over(pod: str, status: Manifest, is_to_serve: bool) -> Trouble | None:
+    """Of a pod that has ended. One that its node evicted has succeeded, too, if its containers ended well."""
+    conditions = (one for one in status.get("conditions", ()) if one.get("type") == "DisruptionTarget")
+    evicted = next((one for one in conditions if one.get("status") == "True"), None)
+    if status["phase"] == "Succeeded" and evicted is None:
+        told = "its node ended it, maybe because a volume of it grew too large: kubectl describe pod shows the Events"
+        return Trouble(reason="PodEnded", message=f"pod {pod} is over: {told}") if is_to_serve else None
+    told = status.get("message") or (evicted or {}).get("message") or "its containers ended"
+    is_full = bool(FULL_CACHE.search(told))
+    reason = "ModelCacheFull" if is_full else status.get("reason") or ("PodFailed" if evicted is None else "Evicted")
+    return Trouble(reason=reason, message=f"pod {pod} failed: {_short(told)}", is_terminal=is_full)
 
 
 def load_trouble(load: LoadSeen | None) -> Trouble | None:

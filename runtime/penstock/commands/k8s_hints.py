@@ -12,6 +12,7 @@ HINTS = {
     "OutOfMemory": "raise spec.{role}.resources.limits.memory, or lower engine.kvCacheMemory or engine.maxModelLen",
     "CrashLoop": "kubectl -n {namespace} logs {pod} --previous",
     "PodFailed": "kubectl -n {namespace} describe pod {pod}",
+    "PodEnded": "kubectl -n {namespace} describe pod {pod}; a model larger than model.cache.size ends a pod so",
     "Evicted": "kubectl -n {namespace} describe pod {pod}: its node ran out of memory or disk; set resources.requests",
     "ModelAccessDenied": (
         "check the name in model.source; if it is right, put a token that may read the model into the Secret of "

@@ -141,6 +141,15 @@ def test_containers_that_never_come_are_a_trouble_after_a_while():
 def test_an_evicted_pod_and_a_silent_node():
     evicted = pod_trouble(pod(phase="Failed", reason="Evicted", message="low on memory"), NOW)
     assert (evicted.reason, "low on memory" in evicted.message) == ("Evicted", True)
+    target = [{"type": "DisruptionTarget", "status": "True", "message": "low on memory"}]
+    ended_well = pod_trouble(pod(phase="Succeeded", conditions=target), NOW)
+    assert (ended_well.reason, "low on memory" in ended_well.message) == ("Evicted", True)
+    assert pod_trouble(pod(phase="Succeeded"), NOW) is None
+    over = pod(phase="Succeeded")  # as the kubelet leaves a pod whose emptyDir grew beyond its limit
+    over["metadata"]["labels"] = {"penstock.dev/role": "both"}
+    assert pod_trouble(over, NOW).reason == "PodEnded"
+    over["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert pod_trouble(over, NOW) is None
     silent = pod(phase="Running", conditions=[{"type": "Ready", "status": "Unknown"}])
     assert pod_trouble(silent, NOW).reason == "NodeUnreachable"
 

@@ -112,7 +112,11 @@ def test_a_pod_that_was_evicted_says_so_until_another_one_has_done_its_work():
 def test_a_cache_of_the_pod_that_is_too_small_is_to_be_made_larger():
     look = Look()
     evicted = look.pod("a", "Failed")
-    evicted["status"]["message"] = 'Usage of EmptyDir volume "model-cache" exceeds the limit "20Mi". '
-    value, reason, message = condition(look.status(evicted), "Stalled")
-    assert (value, reason) == ("True", "ModelCacheFull")
-    assert "raise spec.model.cache.size" in message
+    told = 'Usage of EmptyDir volume "model-cache" exceeds the limit "20Mi". '
+    evicted["status"]["message"] = told
+    ended_well = look.pod("a", "Succeeded")
+    ended_well["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "message": told}]
+    for pod in (evicted, ended_well):
+        value, reason, message = condition(look.status(pod), "Stalled")
+        assert (value, reason) == ("True", "ModelCacheFull")
+        assert "raise spec.model.cache.size" in message
