@@ -102,7 +102,7 @@ NIGHTS = {
         },
         then=("scale", "rolescaler/limited-both", "--replicas=4"),
         told=(
-            "both: 2 wanted, limited by gpuBudget; RoleScaler limited-both asks for 4, set by kubectl ",
+            "both: 2 wanted, limited by gpuBudget; RoleScaler limited-both asks for 4, set by kubectl",
             "raise max of the role",
         ),
     ),

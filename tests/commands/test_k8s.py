@@ -165,6 +165,9 @@ def test_who_scaled_a_role_last_is_told():
     ]
     now = from_timestamp("2026-01-02T03:00:00Z")
     assert written_by({"metadata": {"managedFields": notes}}, now) == ", set by kubectl 3h ago"
+    through_scale = [{"manager": "kubectl", "subresource": "scale", "fieldsV1": fields}]  # as API servers note it
+    assert written_by({"metadata": {"managedFields": through_scale}}, now) == ", set by kubectl"
+    assert written_by({"metadata": {}}, now) == ""
     assert written_by({"metadata": {}}, now) == ""
 
 

@@ -30,15 +30,12 @@ class ApiServer:
 
     @contextmanager
     def gone(self) -> Iterator[None]:
-        """Connections break, and nothing listens meanwhile; what comes back is another process."""
+        """Connections break, and nothing listens meanwhile; what comes back is another process, no child of ours."""
         process = psutil.Process(int(self._pid.read_text()))
         words = process.cmdline()
         process.kill()
         try:
             yield
         finally:
-            with self._log.open("a") as log:
-                again = subprocess.Popen(
-                    words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-                )
-            self._pid.write_text(f"{again.pid}\n")
+            start = ("sh", "-c", 'setsid "$@" </dev/null >>"$0" 2>&1 & echo $!', str(self._log), *words)
+            self._pid.write_text(subprocess.run(start, check=True, stdout=subprocess.PIPE, text=True).stdout)

@@ -166,14 +166,15 @@ def scaling_lines(case: Case) -> list[Line]:
 
 
 def written_by(scaler: dict[str, Any], now: float) -> str:
-    """Who set the number last, and when, as the API server noted it."""
+    """Who set the number last, and when, if the API server noted that: of a write through /scale it notes no time."""
     notes = (
         (one.get("time", ""), one.get("manager", ""))
         for one in scaler["metadata"].get("managedFields", ())
         if "f:replicas" in one.get("fieldsV1", {}).get("f:spec", {})
     )
     time, manager = max(notes, default=("", ""))
-    return f", set by {manager} {age_of(time, now)} ago" if time else ""
+    when = f" {age_of(time, now)} ago" if time else ""
+    return f", set by {manager}{when}" if manager else ""
 
 
 def event_lines(case: Case) -> list[Line]:
