@@ -13,7 +13,7 @@ from support.history import Asked, History
 
 LOOK_SECONDS = 0.05
 PAGE_TOKENS = 560
-MOST = 10  # that are under way at a time: what is waited for must come to an end
+MOST = 24  # that are under way at a time: what is waited for must come to an end
 
 
 class Arrivals:
