@@ -76,15 +76,18 @@ def _threshold(
 
 @triton.jit
 def _above(start, vocab_size, largest, temperature, bits, BLOCK: tl.constexpr):
-    """Number and weight of the tokens that weigh more than `bits`."""
+    """Number and weight of the tokens that weigh more than `bits`, and number of those that weigh just that."""
     count = tl.zeros((BLOCK,), tl.float32)
     mass = tl.zeros((BLOCK,), tl.float32)
+    equals = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, vocab_size, BLOCK):
         weights = _weights(start, first, vocab_size, largest, temperature, BLOCK)
-        is_above = weights.to(tl.int32, bitcast=True) > bits
+        found = weights.to(tl.int32, bitcast=True)
+        is_above = found > bits
         count += tl.where(is_above, 1.0, 0.0)
         mass += tl.where(is_above, weights, 0.0)
-    return tl.sum(count, 0), tl.sum(mass, 0)
+        equals += tl.where(found == bits, 1.0, 0.0)
+    return tl.sum(count, 0), tl.sum(mass, 0), tl.sum(equals, 0)
 
 
 @triton.jit
@@ -128,23 +131,19 @@ def sample_tokens_kernel(
         equals = vocab_size * 1.0  # tokens of just that weight that are kept, lowest ids first
         if (top_k > 0) & (top_k < vocab_size):
             bits = _threshold(start, vocab_size, largest, temperature, 0.0, top_k * 1.0, True, BLOCK, DIGITS)
-            count, _ = _above(start, vocab_size, largest, temperature, bits, BLOCK)
+            count, _, _ = _above(start, vocab_size, largest, temperature, bits, BLOCK)
             equals = top_k - count
         floor_bits = floor.to(tl.int32, bitcast=True)
         if floor_bits > bits:
             bits = floor_bits
             equals = vocab_size * 1.0
         if top_p < 1.0:
-            _, mass = _above(start, vocab_size, largest, temperature, bits, BLOCK)
-            exact = tl.zeros((BLOCK,), tl.float32)
-            for first in range(0, vocab_size, BLOCK):
-                weights = _weights(start, first, vocab_size, largest, temperature, BLOCK)
-                exact += tl.where(weights.to(tl.int32, bitcast=True) == bits, 1.0, 0.0)
+            _, mass, exact = _above(start, vocab_size, largest, temperature, bits, BLOCK)
             lightest = tl.cast(bits, tl.float32, bitcast=True)
-            goal = top_p * (mass + tl.minimum(equals, tl.sum(exact, 0)) * lightest)
+            goal = top_p * (mass + tl.minimum(equals, exact) * lightest)
             nucleus = _threshold(start, vocab_size, largest, temperature, lightest, goal, False, BLOCK, DIGITS)
             if nucleus >= bits:
-                _, mass = _above(start, vocab_size, largest, temperature, nucleus, BLOCK)
+                _, mass, _ = _above(start, vocab_size, largest, temperature, nucleus, BLOCK)
                 share = tl.ceil((goal - mass) / tl.maximum(nucleus.to(tl.float32, bitcast=True), 1e-37))
                 equals = tl.maximum(share, 1.0) if nucleus > bits else tl.minimum(tl.maximum(share, 1.0), equals)
                 bits = nucleus

@@ -20,9 +20,7 @@ from penstock_operator.service import Manifest
 
 NAME = "v1beta1.external.metrics.k8s.io"
 ASKED = ("penstock.dev/ca-bundle", "operator")  # annotation of an APIService whose caBundle is ours to write
-OVERLAP_SECONDS = (
-    600.0  # for which the certificates before ours stay believed: kubelets bring new ones at their own pace
-)
+OVERLAP_SECONDS = 600.0  # for which certificates before ours stay believed: kubelets bring new ones at their own pace
 CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 _log = logging.getLogger(__name__)
@@ -59,10 +57,8 @@ class ApiServiceKeeper:
         return unavailability(there)
 
     def _keep_believed(self, there: Manifest) -> None:
-        own, believed = (
-            read_authorities(self._folder),
-            certificates(base64.b64decode(there["spec"].get("caBundle", ""))),
-        )
+        own = read_authorities(self._folder)
+        believed = certificates(base64.b64decode(there["spec"].get("caBundle", "")))
         if own != self._own:
             self._own, self._since = own, self._clock()
         wanted = wanted_bundle(own, believed, is_settled=self._clock() - self._since >= OVERLAP_SECONDS)

@@ -9,7 +9,8 @@ from penstock_operator.kinds import INFERENCE_SERVICE, OPTIONAL, ROLE_SCALER, Ki
 
 def optional_kinds(kube: Kube) -> frozenset[Kind]:
     """Those of `OPTIONAL` that the API server serves. Raises `ApiError` if it does not say."""
-    return frozenset(kind for kind in OPTIONAL if kind.plural in kube.resources(kind.api_version))
+    served = {version: kube.resources(version) for version in {kind.api_version for kind in OPTIONAL}}
+    return frozenset(kind for kind in OPTIONAL if kind.plural in served[kind.api_version])
 
 
 def check_own_kinds(kube: Kube) -> None:
