@@ -4,24 +4,11 @@ from __future__ import annotations
 
 from penstock_operator.observed.failures import failures, living
 from penstock_operator.observed.seen import PodSeen
+from support.observations import pod_seen
 
 
 def pod(name: str, phase: str, *, created: float, is_ready: bool = False, revision: str = "r1") -> PodSeen:
-    return PodSeen(
-        name=name,
-        uid=name,
-        role="both",
-        revision=revision,
-        address="",
-        node="",
-        phase=phase,
-        is_ready=is_ready,
-        leaves_by=None,
-        created=created,
-        drained_since=None,
-        deletion_cost=0,
-        trouble=None,
-    )
+    return pod_seen(name, phase=phase, created=created, is_ready=is_ready, revision=revision)
 
 
 def names(pods) -> list[str]:

@@ -3,49 +3,18 @@
 from __future__ import annotations
 
 from penstock_operator.kinds import LEADER_WORKER_SET
-from penstock_operator.observed.seen import LoadSeen, PodSeen, WorkloadSeen
+from penstock_operator.observed.seen import LoadSeen, PodSeen
 from penstock_operator.plan.actions import Drain, SetReplicas
 from penstock_operator.plan.scale_down import Resize, resize
-
-NOW = 1_700_000_000.0
+from support.observations import NOW, pod_seen, workload_seen
 
 
 def leader(index: int, *, is_ready: bool = True, drained_since: float | None = None) -> PodSeen:
-    return PodSeen(
-        name=f"huge-both-a-{index}",
-        uid=f"uid-{index}",
-        role="both",
-        revision="a",
-        address="10.0.0.7",
-        node="node-1",
-        phase="Running",
-        is_ready=is_ready,
-        leaves_by=None,
-        created=NOW - 1000,
-        drained_since=drained_since,
-        deletion_cost=0,
-        trouble=None,
-    )
+    return pod_seen(f"huge-both-a-{index}", is_ready=is_ready, drained_since=drained_since)
 
 
 def shrink(target: int, *leaders: PodSeen, wanted: int, busy: tuple[int, ...] = ()) -> Resize:
-    workload = WorkloadSeen(
-        kind=LEADER_WORKER_SET,
-        name="huge-both-a",
-        uid="uid",
-        role="both",
-        revision="a",
-        user_hash="a",
-        created=NOW,
-        wanted=wanted,
-        observed=True,
-        num_pods=wanted,
-        num_ready=wanted,
-        num_available=0,
-        num_updated=wanted,
-        baseline=None,
-        manifest={},
-    )
+    workload = workload_seen("huge-both-a", wanted, kind=LEADER_WORKER_SET, num_available=0)
     loads = {
         pod.name: LoadSeen(
             pod=pod.name, at=NOW, running=index in busy, waiting=0, queued_tokens=0, leases=0, kv_usage=0.0

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from penstock_operator import names
-from penstock_operator.observed.seen import LoadSeen, PodSeen, WorkloadSeen
+from penstock_operator.observed.seen import LoadSeen, PodSeen
 from penstock_operator.plan.actions import Annotate, Drain, SetReplicas
 from penstock_operator.plan.scale_down import BLIND_SECONDS, LOWEST_COST, PATIENCE_SECONDS, resize
-
-NOW = 1_700_000_000.0
+from support.observations import NOW, pod_seen, workload_seen
 
 
 def pod(name: str, **fields) -> PodSeen:
     """One that serves."""
-    seen = {
-        "name": name,
-        "uid": f"uid-{name}",
-        "role": "decode",
-        "revision": "a",
-        "address": "10.0.0.7",
-        "node": "node-1",
-        "phase": "Running",
-        "is_ready": True,
-        "leaves_by": None,
-        "created": NOW - 1000,
-        "drained_since": None,
-        "deletion_cost": 0,
-        "trouble": None,
-    }
-    return PodSeen(**{**seen, **fields})
+    return pod_seen(name, role="decode", **fields)
 
 
 def load(name: str, running: int = 0, *, at: float = NOW, leases: int = 0) -> LoadSeen:
@@ -37,22 +21,8 @@ def load(name: str, running: int = 0, *, at: float = NOW, leases: int = 0) -> Lo
 
 def shrink(target: int, *pods: PodSeen, loads: tuple[LoadSeen, ...] = (), wanted: int | None = None, now: float = NOW):
     """From as many as there are."""
-    workload = WorkloadSeen(
-        name="chat-decode-a",
-        uid="uid",
-        role="decode",
-        revision="a",
-        user_hash="a",
-        created=NOW,
-        wanted=len(pods) if wanted is None else wanted,
-        observed=True,
-        num_pods=len(pods),
-        num_ready=len(pods),
-        num_available=len(pods),
-        num_updated=len(pods),
-        baseline=None,
-        manifest={},
-    )
+    asked = len(pods) if wanted is None else wanted
+    workload = workload_seen("chat-decode-a", len(pods), role="decode", wanted=asked)
     return resize(workload, target, pods, {one.pod: one for one in loads}, now, why="fewer")
 
 
