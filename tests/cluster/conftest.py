@@ -44,11 +44,18 @@ def pytest_collection_modifyitems(config, items):
     """First who starts operators of its own; then who shares the installed one, and last, what that has done."""
     mine = [item for item in items if Path(__file__).parent in item.path.parents]
     items.sort(key=lambda item: (item in mine, "operator" in item.fixturenames, item.path.stem == "test_rights"))
+    reason = why_not(config.getoption("--cluster"))
     for item in mine:
         item.add_marker(pytest.mark.cluster)
-    if config.getoption("--cluster") == "local" and (reason := local_cluster.why_not()):
-        for item in mine:
+        if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def why_not(cluster: str | None) -> str:
+    """Why no test can run, or nothing. A test that is named by its file must not find the reader's own cluster."""
+    if cluster is None:
+        return "say which cluster: --cluster=local|kind|kubeconfig"
+    return local_cluster.why_not() if cluster == "local" else ""
 
 
 @pytest.fixture(scope="session")
