@@ -29,6 +29,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--cluster", choices=("local", "kind", "kubeconfig"), help="run the cluster tests against such a cluster"
     )
+    parser.addoption("--minutes", type=float, default=1.0, help="for which the test of a step of load watches it")
     parser.addoption("--image-tag", default="0.1.0", help="of the images that a cluster of --cluster=kubeconfig has")
 
 

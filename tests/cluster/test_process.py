@@ -2,104 +2,38 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import urllib.request
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from support.kube_cluster import Cluster, wait_until
-from support.serving import free_port
+from support.operator_program import OperatorProgram, install_account
 
-CHART = Path(__file__).parents[2] / "charts/penstock"
 CLASS = "beside"
 
 
-class Operator:
-    """One `penstock-operator run`."""
-
-    def __init__(self, cluster: Cluster, kubeconfig: Path, system: str, folder: Path) -> None:
-        self.name, self.health, self.metrics = f"op-{uuid.uuid4().hex[:6]}", free_port(), free_port()
-        self.log = folder / f"{self.name}.log"
-        words = (
-            "--operator-class",
-            CLASS,
-            "--operator-namespace",
-            system,
-            "--pod-name",
-            self.name,
-            "--log-level=debug",
-        )
-        files = ("--master-key-file", str(folder / "key"), "--runtime-image", "penstock-runtime-cpu:none")
-        ports = ("--health-port", str(self.health), "--metrics-port", str(self.metrics))
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "penstock_operator", "run", *words, *files, *ports],
-                env=os.environ | {"KUBECONFIG": str(kubeconfig), "PYTHONFAULTHANDLER": "1"},
-                stderr=log,
-            )
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(30)
-
-    def said(self, text: str) -> bool:
-        return text in self.log.read_text()
-
-    def why(self) -> str:
-        """For a test that has failed: what it said, and where its threads are."""
-        if self.process.poll() is None:
-            self.stop(signal.SIGABRT)
-        return self.log.read_text()
-
-    def page(self) -> str:
-        return urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=5).read().decode()
-
-
 @pytest.fixture(scope="module")
-def system(cluster, definitions) -> Iterator[str]:
-    """A namespace with the chart's account and rights, and no pod."""
-    name = f"beside-{uuid.uuid4().hex[:6]}"
-    words = ("--namespace", name, "--create-namespace", "--set=replicas=0", f"--set=operatorClass={CLASS}")
-    cluster.helm("upgrade", "--install", name, str(CHART), *words)
-    yield name
-    cluster.helm("uninstall", name, "--namespace", name)
-    cluster.kubectl("delete", "namespace", name, "--wait=false")
-
-
-@pytest.fixture(scope="module")
-def kubeconfig(cluster, system, tmp_path_factory) -> Path:
-    """With the token of the chart's account alone."""
-    account = cluster.items("serviceaccount", system, "-l", f"app.kubernetes.io/instance={system}")[0]["metadata"][
-        "name"
-    ]
-    token = cluster.kubectl("create", "token", account, "-n", system, "--duration=2h").strip()
-    config = yaml.safe_load(cluster.kubectl("config", "view", "--raw", "--minify", "--flatten"))
-    config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
-    path = tmp_path_factory.mktemp("beside") / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
-    return path
+def account(cluster, definitions, tmp_path_factory) -> Iterator[tuple[str, Path]]:
+    """A namespace with the chart's account and rights and no pod, and the kubeconfig of that account."""
+    system, kubeconfig = install_account(cluster, CLASS, tmp_path_factory.mktemp("beside"))
+    yield system, kubeconfig
+    cluster.helm("uninstall", system, "--namespace", system)
+    cluster.kubectl("delete", "namespace", system, "--wait=false")
 
 
 @pytest.fixture
-def start(cluster, kubeconfig, system, tmp_path):
-    (tmp_path / "key").write_text("k" * 40)
-    started: list[Operator] = []
+def start(account, tmp_path):
+    system, kubeconfig = account
+    started: list[OperatorProgram] = []
 
-    def start() -> Operator:
-        started.append(Operator(cluster, kubeconfig, system, tmp_path))
+    def start() -> OperatorProgram:
+        started.append(OperatorProgram(kubeconfig, system, CLASS, tmp_path, "--log-level=debug"))
         return started[-1]
 
     yield start
     for operator in started:
-        if operator.process.poll() is None:
-            operator.stop()
+        operator.stop()
 
 
 def service(namespace: str, operator_class: str = CLASS) -> dict:
@@ -210,7 +144,7 @@ def test_what_was_deleted_while_no_operator_ran_is_not_made_again(cluster, names
     operator = start()
     cluster.apply(service(namespace))
     wait_until(lambda: has_deployments(cluster, namespace), 30, operator.why)
-    operator.stop(signal.SIGKILL)
+    operator.kill()
     cluster.kubectl("delete", "inferenceservice", "chat", "-n", namespace)
     wait_until(lambda: not names(cluster, "deployment", namespace), 30, "children outlive their service")
     again = start()

@@ -68,6 +68,13 @@ class OperatorProgram:
         """True if the log has that."""
         return text in self.log.read_text()
 
+    def why(self) -> str:
+        """For a test that has failed: what it said, and where its threads are."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait(30)
+        return self.log.read_text()
+
     @property
     def cpu_seconds(self) -> float:
         """Of all its threads so far."""
@@ -87,10 +94,13 @@ class OperatorProgram:
             return False
         return answer.status == 200
 
+    def page(self) -> str:
+        """All its metrics."""
+        return urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=20).read().decode()
+
     def figures(self, name: str) -> dict[str, float]:
         """Its metrics whose name begins so: labels -> value."""
-        page = urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=20).read().decode()
-        lines = (line.rpartition(" ") for line in page.splitlines() if line.startswith(name))
+        lines = (line.rpartition(" ") for line in self.page().splitlines() if line.startswith(name))
         return {labels.removeprefix(name): float(value) for labels, _, value in lines}
 
     def calls(self, *verbs: str) -> float:
