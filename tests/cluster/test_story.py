@@ -30,7 +30,8 @@ SPEC = {
         "dtype": "float32",
         "kvCacheMemory": "128Mi",  # 2,912 tokens: few requests fill it
         "maxModelLen": 1024,
-        "args": ["--threads=1", "--kv-checksums=1"],
+        # a decode pod without work would take prompts itself before any of them waits for long
+        "args": ["--threads=1", "--kv-checksums=1", "--remote-prefill-slack=20"],
     },
     "connector": {"type": "nixl"},
     "prefill": {},
@@ -88,9 +89,12 @@ def test_prompts_that_wait_get_another_prefill_pod(served):
     wait_until(lambda: served.condition("ScalingActive").get("reason") == "Builtin", 30, served.story)
     # While streams run, a decode pod leaves prompts to others even if they have to wait there.
     with served.under_load(STREAMS[:2], width=2), served.under_arrivals() as arrivals:
+        arrivals.pace = 1.0
+        time.sleep(10)  # pods learn how fast they are; the first prompts of their lives told them little
         arrivals.pace = 0.6 / seconds_of_a_page(served)
         time.sleep(10)
         arrivals.pace *= 4
+        print(f"\nfrom {arrivals.pace / 4:.1f} to {arrivals.pace:.1f} prompts per second")
         check_asked(served, "prefill", "queueSeconds")
     wait_until(lambda: served.num_ready("prefill") == 2, READY_SECONDS, served.story)
 

@@ -237,6 +237,15 @@ async def test_a_decode_pod_that_is_nearly_full_takes_what_fits_and_all_ends_wel
         await all_is_given_back(prefill, decode)
 
 
+async def test_prompts_that_had_to_wait_for_room_are_computed_by_the_prefill_pod_all_the_same(tmp_path):
+    async with pair_of_pods(tmp_path, num_blocks=(512, 90), step_time=0.005) as (prefill, decode):
+        prompts = [[n, *PROMPT] for n in range(10)]
+        answers = await asyncio.gather(*(answer(decode, prompt, name=f"r{n}") for n, prompt in enumerate(prompts)))
+        assert answers == [reference(prompt, 12) for prompt in prompts]
+        assert decode.stats.num_pulls >= 8
+        await all_is_given_back(prefill, decode)
+
+
 async def test_a_worker_whose_transfer_thread_ends_ends_the_engine(tmp_path):
     async with pair_of_pods(tmp_path) as (_, decode):
         decode.life.worker._channel._socket.shutdown(socket.SHUT_RDWR)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
+import itertools
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +20,8 @@ from penstock.kv_transfer.peer import PeerView
 from penstock.kv_transfer.puller import EndArrival
 from penstock.kv_transfer.switchboard import Order
 from penstock.logs import event
+
+MOST_DECISIONS, MOST_LOOKED = 8, 64  # about prompts that wait, and at them, in one step
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +43,16 @@ class Prompt:
     request: Request
     known: Ints  # [num_prompt + num_outputs so far]
     hashes: list[bytes]  # of the whole blocks before its last token
+
+
+class Later(enum.Enum):
+    """Why a prompt that could be fetched is not, for now."""
+
+    NO_ROOM = "there are too few blocks for what would come"
+    NOT_NOW = "no peer is worth it"
+
+
+NO_ROOM, NOT_NOW = Later.NO_ROOM, Later.NOT_NOW
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +95,7 @@ class Fetching:
         self._numbers: dict[RequestKey, int] = {}
         self._fetched: dict[RequestKey, int] = {}  # blocks that came for a request that may still wait
         self._cached: dict[RequestKey, int] = {}  # prompt tokens that were here before anything was fetched
+        self._postponed: dict[RequestKey, Prompt] = {}  # may still be fetched, as long as they wait
 
     @property
     def num_arriving_tokens(self) -> int:
@@ -99,33 +114,77 @@ class Fetching:
         """These requests are over."""
         for key in keys:
             self._cached.pop(key, None)
+            self._postponed.pop(key, None)
 
     def keys_of(self, client: int) -> list[RequestKey]:
-        """The requests of a front-end that something is fetched for."""
-        return [key for key in self._cached.keys() | self._numbers.keys() if key.client == client]
+        """The requests of a front-end that something is fetched for, or may be."""
+        known = self._cached.keys() | self._numbers.keys() | self._postponed.keys()
+        return [key for key in known if key.client == client]
 
     def match(self, prompt: Prompt, number: int, now: float) -> Order | None:
-        """What to fetch for this prompt as arrival `number`, if anything."""
-        request, hashes, size = prompt.request, prompt.hashes, self._kind.block_size
+        """What to fetch for a new prompt as arrival `number`, if anything; those that wait come first."""
+        request = prompt.request
         if not (request.is_cache_read_allowed and request.is_remote_prefill_allowed):
             return None
+        found = self._postponed or self._decide(prompt, self._num_queued(), number, now)
+        if isinstance(found, Order):
+            return found
+        if found is not None:
+            self._postponed[request.key] = prompt
+        return None
+
+    def reconsider(self, numbers: Iterator[int], now: float) -> Iterator[Order]:
+        """What to fetch for prompts that wait: there was no room for their blocks, or it was not worth it.
+
+        In the order in which they will run, so that nobody's room goes to one behind it.
+        """
+        if not self._postponed:
+            return
+        waiting, num_decisions = self._scheduler.waiting, 0
+        num_queued = num_tokens_left(self._scheduler) - waiting.num_tokens
+        for entry in itertools.islice(waiting, MOST_LOOKED):
+            key = entry.request.key
+            if (prompt := self._postponed.get(key)) is not None:
+                if num_decisions == MOST_DECISIONS:
+                    return
+                num_decisions += 1
+                found = self._decide(prompt, num_queued, next(numbers), now)
+                if found is NO_ROOM:
+                    return
+                if found is not NOT_NOW:
+                    del self._postponed[key]
+                if isinstance(found, Order):
+                    yield found
+            if key not in self._numbers:
+                num_queued += len(entry.known)
+
+    def _decide(self, prompt: Prompt, num_queued: int, number: int, now: float) -> Order | Later | None:
+        """The fetch of a prompt with so many tokens to compute before it here; None if it never will be worth one."""
+        request, hashes, size = prompt.request, prompt.hashes, self._kind.block_size
         start = self._num_present(hashes)
         if start == len(hashes) or self._scheduler.prefixes.is_computing(hashes[start]):
             return None
         need = Need(
             num_tokens=len(prompt.known) - start * size,
             num_bytes=(len(hashes) - start) * self._kind.block_bytes,
-            num_queued=self._num_queued(),
+            num_queued=num_queued,
             num_running=len(self._scheduler.running),
             rate=self._rate(),
         )
         choice = self._choose(request.prefiller, need, len(hashes) * size, now)
-        if choice.peer is None:
+        if choice.why == "short":
             return None
+        if choice.peer is None:
+            return NOT_NOW
         arrival = self._scheduler.tickets.begin_arrival(number, hashes, spare=self._spare())
         if arrival is None:
-            return None
-        start, blocks = arrival
+            return NO_ROOM
+        return self._order(prompt, number, choice, *arrival)
+
+    def _order(self, prompt: Prompt, number: int, choice: Choice, start: int, blocks: list[int]) -> Order:
+        """Note the fetch of everything from block `start` on into `blocks`."""
+        assert choice.peer is not None, "nobody was chosen"
+        request, size = prompt.request, self._kind.block_size
         fetch = OpenFetch(key=request.key, peer=choice.peer, num_blocks=len(blocks), predicted=choice.seconds)
         self._open[number] = fetch
         self._numbers[request.key] = number
@@ -137,7 +196,7 @@ class Fetching:
             address="" if choice.peer else request.prefiller,
             call=PrefillCall(
                 request_id=request.request_id,
-                token_ids=prompt.known[: len(hashes) * size].astype("<i4").tobytes(),
+                token_ids=prompt.known[: len(prompt.hashes) * size].astype("<i4").tobytes(),
                 root_hash=request.root_hash,
                 skip=start,
                 fingerprint=self._kind.fingerprint,

@@ -108,6 +108,9 @@ class Transfers:
         """See `KVConnector`."""
         for happened in self._link.take() if self._link.has_news else ():
             self._take_in(happened)
+        if self._fetching is not None:
+            for order in self._fetching.reconsider(self._numbers, self._clock()):
+                self._link.fetch(order)
         if self._lender is not None:
             self._tell(self._lender.expire(self._clock()))
             if is_stuck and not (self._tier is not None and self._tier.is_fetching):
