@@ -1,4 +1,7 @@
-"""Every op of the registry, against its reference: in Triton's interpreter, and on a GPU where there is one."""
+"""Every op of the registry, against its reference: in Triton's interpreter, and on a GPU where there is one.
+
+Every tensor stands between poison: what is read beyond an end spoils the result, what is written there is seen.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 
 from penstock_kernels.gpu import OPS
 from penstock_kernels.gpu.registry import Inputs
+from support.guarded import Guards
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WIDE = torch.float32
@@ -56,13 +60,15 @@ CASES = [
 
 @pytest.mark.parametrize(("op", "case", "dtype"), CASES)
 def test_an_op_is_as_good_as_plain_torch(op, case, dtype):
-    inputs = op.make_inputs(case, dtype, torch.Generator(DEVICE).manual_seed(len(case.name)))
+    guards = Guards()
+    inputs = guards.house(op.make_inputs(case, dtype, torch.Generator(DEVICE).manual_seed(len(case.name))))
     truth = op.reference({name: widened(value) for name, value in cloned(inputs).items()})
     plain = op.reference(cloned(inputs))
     for name in op.outputs:
         poison(inputs[name])
     for launch in op.launches(inputs):
         launch.run()
+    assert guards.broken() == [], "written beside"
     for name, right in truth.items():
         if op.is_exact:
             torch.testing.assert_close(inputs[name], right.to(inputs[name].dtype), rtol=0, atol=0, equal_nan=True)

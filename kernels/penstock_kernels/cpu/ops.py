@@ -35,6 +35,7 @@ __all__ = [
     "is_compiled",
     "linear",
     "pack",
+    "place",
     "quantize",
     "rms_norm",
     "set_num_threads",
@@ -68,6 +69,11 @@ def set_num_threads(n: int) -> None:
     if n < 1:
         raise ValueError(f"the number of threads must be at least 1, not {n}")
     _backend().set_num_threads(n)
+
+
+def place(weight: Tensor) -> Tensor:
+    """`weight` where the kernels can read it: as it is."""
+    return weight
 
 
 def pack(

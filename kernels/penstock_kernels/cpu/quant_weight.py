@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+ROWS_AT_A_TIME = 4096  # so that expanding a vocabulary needs little memory besides the result
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantWeight:
@@ -49,6 +51,14 @@ class QuantWeight:
             minimum=self.minimum[part],
             group=self.group,
         )
+
+    def expand(self, dtype: torch.dtype) -> Tensor:
+        """`dequantize` in another type, [N, K], a few rows at a time."""
+        expanded = torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.data.device)
+        for begin in range(0, self.out_features, ROWS_AT_A_TIME):
+            end = min(begin + ROWS_AT_A_TIME, self.out_features)
+            expanded[begin:end] = self.rows(begin, end).dequantize()
+        return expanded
 
     def dequantize(self) -> Tensor:
         """The weight that the integers stand for: float32 [N, K]."""

@@ -107,8 +107,8 @@ class AttentionSchedule:
                 "TOKENS": self.tile.tokens,
                 "KEYS": self.tile.keys,
                 "FEWEST_UNITS": self.tile.fewest_units,
-                "LANES": min(LANES, triton.next_power_of_2(max(16, self.max_tiles, len(seq_lens), self.num_programs))),
-                "REQUEST_STEPS": len(seq_lens).bit_length(),
+                "LANES": min(LANES, triton.next_power_of_2(max(16, self.max_tiles, self.num_programs))),
+                "REQUEST_STEPS": len(self.request_tiles).bit_length(),
                 "TILE_STEPS": self.max_tiles.bit_length(),
             },
         )
@@ -133,7 +133,7 @@ def last_at_most(column_ptr, length, value, STEPS: tl.constexpr):
     return low
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_requests"])
 def schedule_kernel(
     query_start_loc_ptr,
     seq_lens_ptr,

@@ -8,9 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from penstock_kernels.gpu.launch import Launch
+from penstock_kernels.gpu.launch_table import launch_shape
 from penstock_kernels.gpu.registry import Case, Inputs, Op
-
-WORDS = 4096  # that a program copies, 4 bytes each
 
 
 @triton.jit
@@ -32,9 +31,11 @@ def copy_blocks(kv_cache: Tensor, sources: Tensor, targets: Tensor) -> Launch:
     Ids outside the cache copy nothing. A block is a multiple of 4 bytes.
     """
     words = kv_cache.flatten(1).view(torch.int32)
+    shape = launch_shape("copy_blocks", dtype=words.dtype, size=words.shape[1], device=words.device)
+    (width,) = shape.tile
     return Launch(
         kernel=copy_blocks_kernel,
-        grid=(len(sources), triton.cdiv(words.shape[1], WORDS)),
+        grid=(len(sources), triton.cdiv(words.shape[1], width)),
         args={
             "words_ptr": words,
             "sources_ptr": sources,
@@ -42,7 +43,8 @@ def copy_blocks(kv_cache: Tensor, sources: Tensor, targets: Tensor) -> Launch:
             "num_blocks": words.shape[0],
             "num_words": words.shape[1],
         },
-        constants={"WORDS": WORDS},
+        constants={"WORDS": width},
+        num_warps=shape.warps,
     )
 
 

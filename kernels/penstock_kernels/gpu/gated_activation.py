@@ -8,10 +8,10 @@ import triton.language as tl
 from torch import Tensor
 
 from penstock_kernels.gpu.launch import Launch
+from penstock_kernels.gpu.launch_table import launch_shape
 from penstock_kernels.gpu.registry import Case, Inputs, Op
 
 ACTIVATIONS = ("silu", "gelu_tanh")
-BLOCK = 1024
 
 
 def reference(gate_up: Tensor, activation: str) -> Tensor:
@@ -41,11 +41,14 @@ def gated_activation(gate_up: Tensor, activation: str, *, out: Tensor) -> Launch
     """Write `activation(gate) * up` into `out` [T, I]; `gate_up` [T, 2 I] holds both halves, `activation` is one of
     `ACTIVATIONS`. Computed in float32."""
     tokens, width = out.shape
+    shape = launch_shape("gated_activation", dtype=out.dtype, size=width, device=out.device)
+    (block,) = shape.tile
     return Launch(
         kernel=gated_activation_kernel,
-        grid=(tokens, triton.cdiv(width, BLOCK)),
+        grid=(tokens, triton.cdiv(width, block)),
         args={"gate_up_ptr": gate_up, "out_ptr": out, "width": width},
-        constants={"IS_SILU": activation == "silu", "BLOCK": BLOCK},
+        constants={"IS_SILU": activation == "silu", "BLOCK": block},
+        num_warps=shape.warps,
     )
 
 

@@ -8,9 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from penstock_kernels.gpu.launch import Launch
+from penstock_kernels.gpu.launch_table import launch_shape
 from penstock_kernels.gpu.registry import Case, Inputs, Op
-
-BLOCK = 4096
 
 
 @triton.jit
@@ -47,6 +46,7 @@ def gather_logprobs(
     """Of `token_ids` int32 [n] under `logits` [n, V]: natural `logprobs` float32 [n], `ranks` int32 [n] (1 is the most
     likely, equals share the better rank), and `log_totals` float32 [n], which turn any other logit into its
     log-probability."""
+    shape = launch_shape("gather_logprobs", dtype=logits.dtype, size=logits.shape[1], device=logits.device)
     return Launch(
         kernel=gather_logprobs_kernel,
         grid=(len(token_ids),),
@@ -59,8 +59,8 @@ def gather_logprobs(
             "vocab_size": logits.shape[1],
             "row_stride": logits.stride(0),
         },
-        constants={"BLOCK": min(BLOCK, triton.next_power_of_2(logits.shape[1]))},
-        num_warps=8,
+        constants={"BLOCK": min(shape.tile[0], triton.next_power_of_2(logits.shape[1]))},
+        num_warps=shape.warps,
     )
 
 

@@ -39,7 +39,8 @@ def quantised(values: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
 
 @triton.jit
 def to_cache(values, scale, element: tl.constexpr, IS_FP8: tl.constexpr):
-    """`values` in the type of the cache; float8 saturates instead of becoming NaN."""
+    """`values` in the type of the cache; float8 saturates instead of becoming NaN, and NaN stays NaN."""
     if IS_FP8:
-        values = tl.minimum(tl.maximum(values.to(tl.float32) / scale, -448.0), 448.0)
+        values = tl.maximum(values.to(tl.float32) / scale, -448.0, propagate_nan=tl.PropagateNan.ALL)
+        values = tl.minimum(values, 448.0, propagate_nan=tl.PropagateNan.ALL)
     return values.to(element)

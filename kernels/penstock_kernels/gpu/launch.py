@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
@@ -25,6 +26,7 @@ TYPES = {
     torch.uint8: "u8",
     torch.bool: "i1",
 }
+OPERANDS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,13 @@ class Launch:
         return triton.compile(
             source, target=target, options={"num_warps": self.num_warps, "num_stages": self.num_stages}
         )
+
+
+def operand_of(dtype: torch.dtype) -> tl.dtype:
+    """What a kernel turns elements of that type into before it multiplies them."""
+    if triton.knobs.runtime.interpret:  # which multiplies bfloat16 wrongly
+        return tl.float32
+    return OPERANDS[dtype]
 
 
 def type_of(value: Tensor | int | float | None) -> str:

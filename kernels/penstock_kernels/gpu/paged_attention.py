@@ -9,23 +9,24 @@ from dataclasses import dataclass
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from penstock_kernels.gpu.attention_kernels import merge_kernel, paged_attention_kernel
 from penstock_kernels.gpu.attention_schedule import AttentionSchedule, TileShape
 from penstock_kernels.gpu.kv_layout import strides_of
-from penstock_kernels.gpu.launch import Launch
+from penstock_kernels.gpu.launch import Launch, operand_of
+from penstock_kernels.gpu.launch_table import LaunchShape, launch_shape
 from penstock_kernels.gpu.rope_kv_write import UNSCALED, KvScales
 
-OPERANDS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+FEWEST_ROWS = 16  # that the matrix units take
+CHUNK_ROWS = 64  # from which on Hopper's wide ones do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionForm:
     """What differs between models, and between layers of one."""
 
-    scale: float  # of the scores
+    scale: float  # of the scores; positive
     window: int = 0  # keys that a query sees, itself included; 0 for all
     soft_cap: float = 0.0  # scores become cap * tanh(score / cap); 0 for none
     sinks: Tensor | None = None  # float32 [H]: a score of each head that takes part in the softmax, without a value
@@ -47,7 +48,9 @@ class Requests:
             "seq_lens_ptr": self.seq_lens,
             "rows_ptr": self.rows,
             "block_table_ptr": self.block_table,
+            "num_rows": self.block_table.shape[0],
             "max_blocks": self.block_table.shape[1],
+            "table_stride": self.block_table.stride(0),
         }
 
 
@@ -70,8 +73,20 @@ class Partials:
 
 
 def rows_of(tile: TileShape, group: int) -> int:
-    """Rows of a tile: the matrix units want 16 at least."""
-    return max(16, tile.tokens * int(triton.next_power_of_2(group)))
+    """Rows of a tile: pairs of a token and a query head of the group."""
+    return max(FEWEST_ROWS, tile.tokens * int(triton.next_power_of_2(group)))
+
+
+def tile_for(
+    *, group: int, head_dim: int, cache_dtype: torch.dtype, device: torch.device, is_decode: bool
+) -> TileShape:
+    """How to cut steps of a model with `group` query heads for each key head: all tokens single, or any step.
+
+    A backend that must give the same bits for a token whatever its chunk uses the second alone.
+    """
+    kind = "decode" if is_decode else "chunk"
+    rows, keys = launch_shape(f"paged_attention_{kind}", dtype=cache_dtype, size=head_dim, device=device).tile
+    return TileShape(tokens=1 if is_decode else max(1, rows // int(triton.next_power_of_2(group))), keys=keys)
 
 
 def paged_attention(
@@ -89,12 +104,13 @@ def paged_attention(
     """Write what `query` [T, H, D] sees in one layer of the cache into `out` [T, H, D].
 
     The step's keys and values are in the cache already, and `schedule` was made for these requests and this window.
-    Without `partials` no tile is shared: slower, but a row's bits then depend on its own request alone. Blocks outside
-    the cache are not read.
+    Without `partials` no tile is shared: slower, but a row's bits then depend on its own request alone, and for one
+    tile shape not on where its chunk begins either. Blocks outside the cache are not read: their tokens count as zeros.
     """
     num_kv_heads = kv_cache.shape[1]
     constants = _constants(query, num_kv_heads, schedule.tile)
     tiles = _tiles(requests, schedule, partials, scales.value, out)
+    shape = _shape_for(kv_cache, schedule.tile, constants["ROWS"])
     attend = Launch(
         kernel=paged_attention_kernel,
         grid=(schedule.num_programs if partials is not None else schedule.max_tiles * num_kv_heads,),
@@ -115,15 +131,19 @@ def paged_attention(
             "KEYS": schedule.tile.keys,
             "BLOCK_SIZE": kv_cache.shape[4],
             "IS_SPLIT": partials is not None,
-            **_features(query.dtype, form),
+            **_features(query.dtype, kv_cache.dtype, form),
         },
-        num_warps=4 if rows_of(schedule.tile, constants["GROUP"]) <= 64 else 8,
-        num_stages=3,
+        num_warps=shape.warps,
+        num_stages=shape.stages,
     )
-    if partials is None:
-        return (attend,)
     merge = Launch(kernel=merge_kernel, grid=(schedule.max_tiles, num_kv_heads), args=tiles, constants=constants)
-    return (attend, merge)
+    return (attend,) if partials is None else (attend, merge)
+
+
+def _shape_for(kv_cache: Tensor, tile: TileShape, rows: int) -> LaunchShape:
+    """Warps and stages: many rows are a chunk's, whatever their schedule is for."""
+    kind = "decode" if tile.tokens == 1 and rows < CHUNK_ROWS else "chunk"
+    return launch_shape(f"paged_attention_{kind}", dtype=kv_cache.dtype, size=kv_cache.shape[5], device=kv_cache.device)
 
 
 def _tiles(
@@ -159,13 +179,15 @@ def _constants(query: Tensor, num_kv_heads: int, tile: TileShape) -> dict[str, i
     }
 
 
-def _features(dtype: torch.dtype, form: AttentionForm) -> dict[str, object]:
+def _features(dtype: torch.dtype, cache_dtype: torch.dtype, form: AttentionForm) -> dict[str, object]:
     """What of the kernel a model needs, so that the rest is not compiled."""
-    is_interpreted = triton.knobs.runtime.interpret  # the interpreter multiplies bfloat16 wrongly
+    # float8 becomes float16 in one instruction for two elements, and bfloat16 in five
+    is_half = cache_dtype == torch.float8_e4m3fn and dtype == torch.bfloat16
     return {
+        "HAS_WINDOW": form.window > 0,
         "HAS_SOFT_CAP": form.soft_cap > 0,
         "HAS_SINKS": form.sinks is not None,
         "HAS_SLOPES": form.slopes is not None,
         "PRECISION": "ieee" if dtype == torch.float32 else "tf32",
-        "OPERAND": tl.float32 if is_interpreted else OPERANDS[dtype],
+        "OPERAND": operand_of(torch.float16 if is_half else dtype),
     }

@@ -25,7 +25,7 @@ def reference(query: Tensor, kv_cache: Tensor, requests: Requests, form: Attenti
     starts = requests.query_start_loc.tolist()
     for index, (row, seq_len) in enumerate(zip(requests.rows.tolist(), requests.seq_lens.tolist(), strict=True)):
         begin, end = starts[index], starts[index + 1]
-        keys, values, is_there = cached(kv_cache, requests.block_table[row], seq_len)
+        keys, values = cached(kv_cache, requests.block_table[row], seq_len)
         keys, values = keys.to(query.dtype) * scales.key, values.to(query.dtype) * scales.value
         group = heads // keys.shape[1]
         keys, values = (part.repeat_interleave(group, dim=1) for part in (keys, values))
@@ -36,7 +36,7 @@ def reference(query: Tensor, kv_cache: Tensor, requests: Requests, form: Attenti
         distance = positions[seq_len - (end - begin) :, None] - positions
         if form.slopes is not None:
             scores = scores - form.slopes.to(scores.dtype)[:, None, None] * distance
-        is_seen = (distance >= 0) & is_there
+        is_seen = distance >= 0
         if form.window:
             is_seen &= distance < form.window
         scores = scores.masked_fill(~is_seen, float("-inf"))
@@ -47,8 +47,8 @@ def reference(query: Tensor, kv_cache: Tensor, requests: Requests, form: Attenti
     return out
 
 
-def cached(kv_cache: Tensor, table: Tensor, seq_len: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys and values [n, Hkv, D] of a request, and which of its tokens have a block [n]; zeros for the others."""
+def cached(kv_cache: Tensor, table: Tensor, seq_len: int) -> tuple[Tensor, Tensor]:
+    """Keys and values [n, Hkv, D] of a request; zeros where it has no block of the cache."""
     num_blocks, block_size = kv_cache.shape[0], kv_cache.shape[4]
     token = torch.arange(seq_len, device=table.device)
     column = token // block_size
@@ -56,7 +56,7 @@ def cached(kv_cache: Tensor, table: Tensor, seq_len: int) -> tuple[Tensor, Tenso
     is_there = (column < len(table)) & (block >= 0) & (block < num_blocks)
     found = kv_cache[:, :, LAYER].float()[block * is_there, :, :, token % block_size].nan_to_num()
     found = found * is_there[:, None, None, None]
-    return found[:, :, 0], found[:, :, 1], is_there
+    return found[:, :, 0], found[:, :, 1]
 
 
 def make_inputs(case: Case, dtype: torch.dtype, generator: torch.Generator) -> Inputs:

@@ -16,9 +16,9 @@ import triton.language as tl
 from torch import Tensor
 
 from penstock_kernels.gpu.launch import Launch
+from penstock_kernels.gpu.launch_table import launch_shape
 from penstock_kernels.gpu.registry import Case, Inputs, Op
 
-BLOCK = 4096
 DIGITS = 15  # pairs of bits: weights are at most 1.0, whose float32 has its highest bit at 29
 FAILED = -1  # instead of a token, where logits are not finite
 
@@ -171,6 +171,7 @@ def sample_tokens_kernel(
 def sample_tokens(logits: Tensor, sampling: Sampling, *, token_ids: Tensor) -> Launch:
     """Write a token of each row of `logits` [n, V] into `token_ids` int32 [n]; `FAILED` where NaN, +inf or nothing but
     -inf is found."""
+    shape = launch_shape("sample_tokens", dtype=logits.dtype, size=logits.shape[1], device=logits.device)
     return Launch(
         kernel=sample_tokens_kernel,
         grid=(len(logits),),
@@ -186,8 +187,8 @@ def sample_tokens(logits: Tensor, sampling: Sampling, *, token_ids: Tensor) -> L
             "vocab_size": logits.shape[1],
             "row_stride": logits.stride(0),
         },
-        constants={"BLOCK": min(BLOCK, triton.next_power_of_2(logits.shape[1])), "DIGITS": DIGITS},
-        num_warps=16,
+        constants={"BLOCK": min(shape.tile[0], triton.next_power_of_2(logits.shape[1])), "DIGITS": DIGITS},
+        num_warps=shape.warps,
     )
 
 
