@@ -105,4 +105,4 @@ def test_a_truncated_file_is_a_model_error(folder: Path, keep: int) -> None:
 
 def test_another_device_is_refused_with_a_message(folder: Path) -> None:
     with pytest.raises(ModelError, match="--device cpu"):
-        load(folder, "cuda")
+        load(folder, "mps")

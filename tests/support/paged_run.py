@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -24,31 +25,43 @@ class PagedRun:
         num_blocks = num_rows * max_blocks
         self.model = model
         self.num_computed = [0] * num_rows
+        self.device = model.cos_sin.device
         order = torch.randperm(num_blocks, generator=torch.Generator().manual_seed(7)).int()
-        self.block_table = order.view(num_rows, max_blocks)
+        self.block_table = order.view(num_rows, max_blocks).to(self.device)
         shape = (num_blocks, spec.num_kv_heads, spec.num_layers, 2, BLOCK_SIZE, spec.head_dim)
-        self.kv_cache = torch.full(shape, torch.nan, dtype=dtype)
+        self.kv_cache = torch.full(shape, torch.nan, dtype=dtype, device=self.device)
+
+    def batch(self, new_tokens: Mapping[int, list[int]]) -> ForwardBatch:
+        """The step that computes `{row: its next tokens}`."""
+        counts = [len(tokens) for tokens in new_tokens.values()]
+        starts = [self.num_computed[row] for row in new_tokens]
+        lengths = [start + count for start, count in zip(starts, counts, strict=True)]
+        positions = torch.cat([torch.arange(start, length) for start, length in zip(starts, lengths, strict=True)])
+        owners = torch.tensor(list(new_tokens)).repeat_interleave(torch.tensor(counts))
+        blocks = self.block_table.cpu()[owners, positions // BLOCK_SIZE].long()
+
+        def ints(values: list[int]) -> Tensor:
+            return torch.tensor(values, dtype=torch.int32, device=self.device)
+
+        return ForwardBatch(
+            input_ids=ints([token for tokens in new_tokens.values() for token in tokens]),
+            positions=positions.int().to(self.device),
+            query_start_loc=ints([0, *accumulate(counts)]),
+            seq_lens=ints(lengths),
+            rows=ints(list(new_tokens)),
+            block_table=self.block_table,
+            kv_cache=self.kv_cache,
+            slots=(blocks * BLOCK_SIZE + positions % BLOCK_SIZE).to(self.device),
+            is_decode=all(count == 1 for count in counts),
+        )
 
     @torch.inference_mode()
     def step(self, new_tokens: Mapping[int, list[int]]) -> dict[int, Tensor]:
         """Compute `{row: its next tokens}` in one batch; the logits of all, `{row: [num_tokens, vocab_size]}`."""
-        counts = [len(tokens) for tokens in new_tokens.values()]
-        starts = [self.num_computed[row] for row in new_tokens]
-        lengths = [start + count for start, count in zip(starts, counts, strict=True)]
-        positions = [torch.arange(start, length) for start, length in zip(starts, lengths, strict=True)]
-        batch = ForwardBatch(
-            input_ids=torch.tensor([token for tokens in new_tokens.values() for token in tokens], dtype=torch.int32),
-            positions=torch.cat(positions).int(),
-            query_start_loc=torch.tensor([0, *counts]).cumsum(0).int(),
-            seq_lens=torch.tensor(lengths, dtype=torch.int32),
-            rows=torch.tensor(list(new_tokens), dtype=torch.int32),
-            block_table=self.block_table,
-            kv_cache=self.kv_cache,
-        )
-        logits = self.model.logits(self.model.forward(batch))
-        for row, length in zip(new_tokens, lengths, strict=True):
-            self.num_computed[row] = length
-        return dict(zip(new_tokens, logits.split(counts), strict=True))
+        logits = self.model.logits(self.model.forward(self.batch(new_tokens))).cpu()
+        for row, tokens in new_tokens.items():
+            self.num_computed[row] += len(tokens)
+        return dict(zip(new_tokens, logits.split([len(tokens) for tokens in new_tokens.values()]), strict=True))
 
     def in_chunks(self, row: int, token_ids: list[int], chunk: int) -> Tensor:
         """Compute a prompt in chunks: the logits of all its tokens."""

@@ -1,19 +1,24 @@
-"""What a model's blocks ask of a device. The CPU's answer is the module `penstock_kernels.cpu.ops`."""
+"""What a model's parameters ask of a device.
+
+The CPU's answer is the module `penstock_kernels.cpu.ops`, a GPU's a `penstock_kernels.gpu.ops.GpuOps`. Types that both
+share (`PackedWeight`, `QuantWeight`, `ComputeType`) live beside the kernels of the CPU.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
 
-from penstock_kernels.cpu.decoder_plan import DecoderLayer, DecoderPlan, DecoderShape
 from penstock_kernels.cpu.packed_weight import ComputeType, PackedWeight
 from penstock_kernels.cpu.quant_weight import QuantWeight
 
 
 class DeviceOps(Protocol):
-    """Fused operations on one device. Activations are float32; every result is a new tensor."""
+    """Operations on one device. Activations are float32 on the CPU, of the model's type on a GPU."""
+
+    def place(self, weight: Tensor) -> Tensor:
+        """`weight`, as it was read from a checkpoint, in memory of the device; itself where it is there already."""
 
     def quantize(self, weight: Tensor, bits: int, group: int = 32) -> QuantWeight:
         """Round `weight` [N, K] to 4 or 8 bits with a scale and a minimum for each `group` of K."""
@@ -26,7 +31,7 @@ class DeviceOps(Protocol):
         bias: Tensor | None = None,
         interleave_gate: bool = False,
     ) -> PackedWeight:
-        """Copy `weight` [N, K] into the device's own layout; `interleave_gate`: its rows are [gate; up]."""
+        """`weight` [N, K], which was placed, in the device's own layout; `interleave_gate`: its rows are [gate; up]."""
 
     def embedding(self, ids: Tensor, w: PackedWeight) -> Tensor:
         """Rows `ids` [T] of the weight: [T, K]."""
@@ -40,12 +45,6 @@ class DeviceOps(Protocol):
         eps: float = 0.0,
         residual: Tensor | None = None,
         silu_mul: bool = False,
+        out: Tensor | None = None,
     ) -> Tensor:
         """RMSNorm of `x` [M, K] if `norm` [K] is given, the product, then bias, silu(gate) * up, residual: [M, N]."""
-
-    def decoder_plan(self, layers: Sequence[DecoderLayer], shape: DecoderShape) -> DecoderPlan:
-        """Make whole layers ready to run in one call per step.
-
-        A layer is norm + qkv, attention over the paged cache (with the norms of heads, RoPE and the write of keys and
-        values), output + residual, norm + gate and up + silu-mul, down + residual.
-        """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,9 +25,10 @@ class Slot:
 class Vector:
     """A float32 vector, such as the weight of a norm."""
 
-    def __init__(self, name: str, size: int) -> None:
+    def __init__(self, name: str, size: int, ops: DeviceOps) -> None:
         self.name = name
         self.size = size
+        self.ops = ops
         self.value = torch.empty(size, device="meta")
 
     def slots(self) -> Iterator[Slot]:
@@ -36,7 +37,7 @@ class Vector:
 
     def _load(self, weight: Weight) -> None:
         assert isinstance(weight, Tensor), f"{self.name}: a quantised vector"
-        self.value = weight.to(torch.float32, copy=True)  # a copy: the checkpoint's memory goes away
+        self.value = self.ops.place(weight.to(torch.float32, copy=True))  # a copy: the checkpoint's memory goes away
 
 
 class Matrix:
@@ -76,7 +77,7 @@ class Matrix:
 
     def _slot(self, name: str, shape: tuple[int, ...]) -> Slot:
         def load(weight: Weight) -> None:
-            self._waiting[name] = weight
+            self._waiting[name] = place(weight, self.ops)
             if len(self._waiting) == len(self.rows) * (1 + self.has_bias):
                 self._pack()
 
@@ -92,6 +93,14 @@ class Matrix:
     def _bias(self) -> Tensor:
         parts = [self._waiting.pop(f"{name}.bias") for name in self.rows]
         return torch.cat([part.float() for part in parts if isinstance(part, Tensor)])
+
+
+def place(weight: Weight, ops: DeviceOps) -> Weight:
+    """`weight` on the device of `ops`."""
+    if isinstance(weight, Tensor):
+        return ops.place(weight)
+    data, scale, minimum = (ops.place(part) for part in (weight.data, weight.scale, weight.minimum))
+    return replace(weight, data=data, scale=scale, minimum=minimum)
 
 
 def all_slots(owners: Sequence[Vector | Matrix]) -> dict[str, Slot]:

@@ -14,7 +14,6 @@ from penstock_kernels.cpu.quant_weight import QuantWeight
 Weight = Tensor | QuantWeight
 
 GROUP = 32  # what the kernels take; other groups are expanded
-ROWS_AT_A_TIME = 4096  # so that expanding a vocabulary needs little memory besides the result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +36,7 @@ def shape_of(weight: Weight) -> tuple[int, ...]:
 
 def expand(weight: Weight, dtype: torch.dtype) -> Tensor:
     """The weight as plain numbers."""
-    if isinstance(weight, Tensor):
-        return weight.to(dtype)
-    expanded = torch.empty(weight.out_features, weight.in_features, dtype=dtype)
-    for begin in range(0, weight.out_features, ROWS_AT_A_TIME):
-        end = min(begin + ROWS_AT_A_TIME, weight.out_features)
-        expanded[begin:end] = weight.rows(begin, end).dequantize()
-    return expanded
+    return weight.to(dtype) if isinstance(weight, Tensor) else weight.expand(dtype)
 
 
 def widen(weight: QuantWeight) -> QuantWeight:

@@ -10,14 +10,16 @@ from dataclasses import replace
 from torch import Tensor
 
 from penstock.attention.backend import ForwardBatch
+from penstock.layers.decoder import Decoder, SegmentedDecoder
+from penstock.layers.decoder_weights import DecoderWeights
 from penstock.layers.device_ops import DeviceOps
 from penstock.layers.parameters import Matrix, Slot, Vector, all_slots
 from penstock.layers.rotary import rotary_table
+from penstock.layers.segment import Segment
 from penstock.layers.weight_form import WeightForm
 from penstock.models.spec import ModelSpec
-from penstock_kernels.cpu.attention_inputs import AttentionInputs
 from penstock_kernels.cpu.decoder_plan import DecoderLayer as PlannedLayer
-from penstock_kernels.cpu.decoder_plan import DecoderPlan, DecoderShape
+from penstock_kernels.cpu.decoder_plan import DecoderShape
 
 
 class DecoderLayer:
@@ -35,14 +37,14 @@ class DecoderLayer:
 
         qkv_rows = {f"{attention}.q_proj": q_rows, f"{attention}.k_proj": kv_rows, f"{attention}.v_proj": kv_rows}
         gate_up_rows = {f"{mlp}.gate_proj": inner, f"{mlp}.up_proj": inner}
-        self.input_norm = Vector(f"{prefix}.input_layernorm.weight", hidden)
+        self.input_norm = Vector(f"{prefix}.input_layernorm.weight", hidden, ops)
         self.qkv = matrix(qkv_rows, hidden, spec.attention_bias)
         self.output = matrix({f"{attention}.o_proj": hidden}, q_rows, spec.output_bias)
-        self.post_norm = Vector(f"{prefix}.post_attention_layernorm.weight", hidden)
+        self.post_norm = Vector(f"{prefix}.post_attention_layernorm.weight", hidden, ops)
         self.gate_up = matrix(gate_up_rows, hidden, spec.mlp_bias, is_gated=True)
         self.down = matrix({f"{mlp}.down_proj": hidden}, inner, spec.mlp_bias)
-        self.q_norm = Vector(f"{attention}.q_norm.weight", spec.head_dim) if spec.qk_norm else None
-        self.k_norm = Vector(f"{attention}.k_norm.weight", spec.head_dim) if spec.qk_norm else None
+        self.q_norm = Vector(f"{attention}.q_norm.weight", spec.head_dim, ops) if spec.qk_norm else None
+        self.k_norm = Vector(f"{attention}.k_norm.weight", spec.head_dim, ops) if spec.qk_norm else None
 
     @property
     def parameters(self) -> list[Vector | Matrix]:
@@ -66,7 +68,7 @@ class DecoderLayer:
 
 
 class CausalLM:
-    """A decoder-only language model on one device: fill all its slots, then `prepare` it, then use it."""
+    """A decoder-only language model on one device: fill all its slots, give it what runs it, then use it."""
 
     def __init__(self, spec: ModelSpec, *, ops: DeviceOps, form: WeightForm, max_length: int) -> None:
         self.spec = spec
@@ -74,13 +76,14 @@ class CausalLM:
         vocabulary_form = form if form.bits is None else replace(form, bits=8)  # 4 bits cost the head too much accuracy
         self.embedding = self._vocabulary("model.embed_tokens", vocabulary_form)
         self.layers = [DecoderLayer(spec, index, ops=ops, form=form) for index in range(spec.num_layers)]
-        self.final_norm = Vector("model.norm.weight", spec.hidden_size)
+        self.final_norm = Vector("model.norm.weight", spec.hidden_size, ops)
         self.head = self.embedding if spec.tie_word_embeddings else self._vocabulary("lm_head", vocabulary_form)
-        self.cos_sin = rotary_table(
+        cos_sin = rotary_table(
             spec.head_dim, spec.rope_theta, spec.rope_scaling, length=max_length, context=spec.max_position
         )
-
-        self._plan: DecoderPlan | None = None
+        self.cos_sin = ops.place(cos_sin)
+        self._decoder: Decoder | None = None
+        self._segmented: SegmentedDecoder | None = None
 
     def _vocabulary(self, name: str, form: WeightForm) -> Matrix:
         return Matrix({name: self.spec.vocab_size}, self.spec.hidden_size, ops=self.ops, form=form)
@@ -96,10 +99,25 @@ class CausalLM:
         """Every tensor that a checkpoint must have, by its name there."""
         return all_slots(self.parameters)
 
-    def prepare(self) -> None:
-        """Make the loaded layers ready to run."""
-        shape = DecoderShape(num_heads=self.spec.num_heads, scale=self.spec.head_dim**-0.5, eps=self.spec.rms_norm_eps)
-        self._plan = self.ops.decoder_plan([layer.planned() for layer in self.layers], shape)
+    def decoder_weights(self) -> DecoderWeights:
+        """The loaded model, for what runs it."""
+        spec = self.spec
+        return DecoderWeights(
+            embedding=self.embedding.packed,
+            layers=[layer.planned() for layer in self.layers],
+            final_norm=self.final_norm.value,
+            head=self.head.packed,
+            cos_sin=self.cos_sin,
+            shape=DecoderShape(num_heads=spec.num_heads, scale=spec.head_dim**-0.5, eps=spec.rms_norm_eps),
+        )
+
+    def run_by(self, decoder: Decoder) -> None:
+        """Let `decoder`, made of `decoder_weights`, run the model."""
+        self._decoder = decoder
+
+    def run_in_segments_by(self, decoder: SegmentedDecoder) -> None:
+        """The same for a decoder that can be cut."""
+        self._decoder = self._segmented = decoder
 
     @property
     def weights_nbytes(self) -> int:
@@ -108,20 +126,22 @@ class CausalLM:
         return sum(sizes)
 
     def forward(self, batch: ForwardBatch) -> Tensor:
-        """Float32 [num_tokens, hidden_size] before the final norm; writes keys and values into the cache."""
-        inputs = AttentionInputs(
-            positions=batch.positions,
-            query_start_loc=batch.query_start_loc,
-            seq_lens=batch.seq_lens,
-            rows=batch.rows,
-            block_table=batch.block_table,
-            cos_sin=self.cos_sin,
-        )
-        assert self._plan is not None, "the model is not prepared"
-        hidden = self.ops.embedding(batch.input_ids, self.embedding.packed)
-        self._plan.run(hidden, batch.kv_cache, inputs)
-        return hidden
+        """[num_tokens, hidden_size] before the final norm; writes keys and values into the cache."""
+        assert self._decoder is not None, "nothing runs the model yet"
+        return self._decoder.forward(batch)
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """`hidden` [k, hidden_size] -> float32 [k, vocab_size]; the final norm is included."""
-        return self.ops.linear(hidden, self.head.packed, norm=self.final_norm.value, eps=self.spec.rms_norm_eps)
+        assert self._decoder is not None, "nothing runs the model yet"
+        return self._decoder.logits(hidden, out)
+
+    def segments(self, batch: ForwardBatch) -> list[Segment]:
+        """A step of this batch's shape on a GPU, on the memory of its tensors: see `GpuDecoder.segments`."""
+        assert self._segmented is not None, "the model does not run on a GPU"
+        return self._segmented.segments(batch)
+
+    @property
+    def hidden(self) -> Tensor:
+        """[max_tokens, hidden_size]: where the last segment leaves its result, before the final norm."""
+        assert self._segmented is not None, "the model does not run on a GPU"
+        return self._segmented.hidden

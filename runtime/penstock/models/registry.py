@@ -8,10 +8,13 @@ from pathlib import Path
 
 import torch
 
+from penstock.attention.backend import AttentionBackend
 from penstock.config import EngineConfig
-from penstock.errors import ModelError
+from penstock.errors import ConfigError, ModelError
+from penstock.layers.cpu_decoder import CpuDecoder
 from penstock.layers.device_ops import DeviceOps
 from penstock.layers.weight_form import WeightForm
+from penstock.layers.workspace import Workspace
 from penstock.loader.checkpoint import fill, stream_weights
 from penstock.models.blocks import CausalLM
 from penstock.models.spec import ModelSpec
@@ -22,16 +25,33 @@ TIED_HEAD = frozenset({"lm_head.weight"})  # some checkpoints repeat the embeddi
 BITS = {None: None, "int8": 8, "int4": 4}
 
 
-def load_model(folder: Path, spec: ModelSpec, config: EngineConfig, device: torch.device) -> CausalLM:
-    """The model of a resolved folder, ready to run. Raises `ModelError` for weights that do not fit its config."""
+def load_model(
+    folder: Path, spec: ModelSpec, config: EngineConfig, device: torch.device, *, ops: DeviceOps | None = None
+) -> CausalLM:
+    """The model of a resolved folder: ready to run on the CPU; on a GPU it needs `run_on_gpu` besides.
+
+    Each tensor goes to the device as it is read. `ops` in place of the device's own are for tests. Raises `ModelError`
+    for weights that do not fit its config, `ConfigError` for a form that the device cannot multiply.
+    """
     form = WeightForm(compute=compute_type(config), bits=BITS[config.model.quantization])
+    ops = ops or device_ops(device, form.dtype, is_deterministic=config.compute.deterministic)
+    if ops is not cpu_ops and form.bits is not None:
+        raise ConfigError("quantization", f"{config.model.quantization} is computed on the CPU only; leave it out")
     max_length = config.model.max_model_len or spec.max_position
-    model = CausalLM(spec, ops=device_ops(device), form=form, max_length=max_length)
+    model = CausalLM(spec, ops=ops, form=form, max_length=max_length)
     ignored = TIED_HEAD if spec.tie_word_embeddings else frozenset()
     with torch.inference_mode(), torch_threads(torch.get_num_threads() if form.bits else 1):
         fill(model.slots(), stream_weights(folder), ignored=ignored)
-    model.prepare()
+    if ops is cpu_ops:
+        model.run_by(CpuDecoder(model.decoder_weights()))
     return model
+
+
+def run_on_gpu(model: CausalLM, workspace: Workspace, attention: AttentionBackend) -> None:
+    """Let a model that was loaded onto a GPU run there, on this memory."""
+    from penstock.layers.gpu_decoder import GpuDecoder  # needs Triton, which machines without a GPU may lack
+
+    model.run_in_segments_by(GpuDecoder(model.decoder_weights(), workspace, attention))
 
 
 @contextmanager
@@ -49,11 +69,15 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def device_ops(device: torch.device) -> DeviceOps:
-    """The operations of a device. Raises `ModelError` for one without any."""
+def device_ops(device: torch.device, dtype: torch.dtype, *, is_deterministic: bool = False) -> DeviceOps:
+    """The operations of a device with weights of a type. Raises `ModelError` for one without any."""
     if device.type == "cpu":
         return cpu_ops
-    raise ModelError(f"models cannot run on {device.type} yet; use --device cpu")
+    if device.type == "cuda":
+        from penstock_kernels.gpu.ops import GpuOps  # needs Triton, which machines without a GPU may lack
+
+        return GpuOps(device, dtype, is_deterministic=is_deterministic)
+    raise ModelError(f"models cannot run on {device.type}; use --device cpu")
 
 
 def compute_type(config: EngineConfig) -> ComputeType:

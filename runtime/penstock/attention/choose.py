@@ -1,0 +1,60 @@
+"""Which backend computes attention: the one that was asked for if it can, else the fastest that can."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+import triton
+
+from penstock.attention import flash3
+from penstock.attention.backend import AttentionBackend, AttentionNeeds
+from penstock.attention.flash3 import Flash3Attention
+from penstock.attention.torch import TorchAttention
+from penstock.attention.triton import TritonAttention
+from penstock.errors import ConfigError
+from penstock.logs import event
+
+BACKENDS = ("auto", "triton", "flash3", "torch")
+LARGEST_HEAD = 512
+FLOAT8_CAPABILITY = (8, 9)  # the first that converts float8_e4m3
+
+_log = logging.getLogger(__name__)
+
+
+def choose_backend(name: str, needs: AttentionNeeds) -> AttentionBackend:
+    """The backend of that name (`BACKENDS`), with its memory; `auto` takes FlashAttention 3 where it can be used, else
+    Triton. Raises `ConfigError` that says what to change where it cannot do what the model needs."""
+    assert name in BACKENDS, f"no attention backend is called {name!r}"
+    if name == "torch":
+        return TorchAttention(needs)
+    capability = capability_of(needs.device)
+    build = flash3.find_build() if name != "triton" and capability is not None else None
+    if name == "flash3" or (name == "auto" and build is not None):
+        problem = flash3.refusal(needs, build, capability)
+        if build is not None:
+            problem = problem or flash3.failure(needs, build)
+            if problem is None:
+                return Flash3Attention(needs, build)
+        if name == "flash3":
+            raise ConfigError("attention_backend", f"flash3 cannot be used: {problem}, or --attention-backend triton")
+        event(_log, "attention.without_flash3", why=problem)
+    if (problem := refusal_of_triton(needs, capability)) is not None:
+        raise ConfigError("attention_backend", f"triton cannot be used: {problem}")
+    return TritonAttention(needs)
+
+
+def capability_of(device: torch.device) -> tuple[int, int] | None:
+    """Of a GPU; None for any other device."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+
+
+def refusal_of_triton(needs: AttentionNeeds, capability: tuple[int, int] | None) -> str | None:
+    """Why our kernel cannot do it, and what to change; None if it can."""
+    if capability is None and not triton.knobs.runtime.interpret:
+        return f"it needs a GPU and finds the device {needs.device}; use --device cpu, whose attention is its own"
+    if needs.head_dim > LARGEST_HEAD:
+        return f"heads of {needs.head_dim} elements are more than {LARGEST_HEAD}; use --attention-backend torch"
+    if needs.kv_dtype.itemsize == 1 and capability is not None and capability < FLOAT8_CAPABILITY:
+        return "this GPU cannot convert float8 (compute capability 8.9 can); use --kv-cache-dtype auto"
+    return None
