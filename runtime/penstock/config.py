@@ -63,10 +63,21 @@ class CacheConfig:
 
     block_size: int = setting(16, "tokens in a KV block", bounds=(1, 1024))
     kv_cache_dtype: str = setting(
-        "auto", "type of keys and values; auto follows --dtype", choices=("auto", "bfloat16", "float32")
+        "auto",
+        "type of keys and values; auto follows --dtype, fp8 halves their memory (GPU only)",
+        choices=("auto", "bfloat16", "float32", "fp8"),
     )
     kv_cache_memory: int | None = setting(
-        None, "memory for keys and values, such as 2GiB; default: a share of the free memory", kind="bytes"
+        None,
+        "memory for keys and values, such as 2GiB; default: a share of the free memory, on a GPU what "
+        "--gpu-memory-utilization leaves",
+        kind="bytes",
+    )
+    gpu_memory_utilization: float = setting(
+        0.9,
+        "share of the GPU's memory that may be taken when everything is there, by others too; keys and values get what "
+        "is left of it (GPU; the CPU has --kv-cache-memory)",
+        bounds=(0.05, 1),
     )
     enable_prefix_caching: bool = setting(True, "reuse the KV blocks of shared prompt beginnings")
 
@@ -105,6 +116,18 @@ class ComputeConfig:
     )
     threads: int | None = setting(None, "compute threads on the CPU; default: one per core", bounds=(1, 1024))
     deterministic: bool = setting(False, "use only kernels whose result for a row does not depend on the batch")
+    attention_backend: str = setting(
+        "auto",
+        "kernels of attention: flash3 needs Hopper and the package fa3-fwd, torch is the slow reference; auto takes "
+        "the fastest that can do what the model needs (GPU; the CPU has one)",
+        choices=("auto", "triton", "flash3", "torch"),
+    )
+    optimize: int = setting(
+        1,
+        "0: no graphs; 1: CUDA graphs over our fused kernels; 2: torch.compile besides, not in this version (GPU; the "
+        "CPU has no graphs)",
+        bounds=(0, 2),
+    )
     overlap: bool = setting(
         True, "plan the next step while the device runs this one (GPU; the CPU has one step at a time)"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 
 class PenstockError(Exception):
     """Base of all errors whose message is meant for a person: shown as one line, never with a stack trace."""
@@ -25,6 +27,41 @@ class ModelError(PenstockError):
 
 class OutOfMemory(PenstockError):
     """The machine has too little memory for the weights or for the KV cache of one request."""
+
+
+class DeviceFault(enum.Enum):
+    """In which way a GPU failed. The value is the exit code of the processes that this ends."""
+
+    OUT_OF_MEMORY = 80
+    BAD_ACCESS = 81  # a kernel touched what is not its own, or ran an instruction that is none
+    HARDWARE = 82  # memory or a link that cannot be trusted any more
+    LOST = 83  # it does not answer
+    TIMEOUT = 84  # the driver ended a kernel that ran for too long
+    OTHER = 85
+
+    @property
+    def advice(self) -> str:
+        """What it means, and what to do."""
+        return FAULTS[self]
+
+
+FAULTS = {
+    DeviceFault.OUT_OF_MEMORY: "the GPU ran out of memory: lower --gpu-memory-utilization",
+    DeviceFault.BAD_ACCESS: "a kernel touched memory that is not its own: a defect of ours, please report it",
+    DeviceFault.HARDWARE: "the GPU's hardware failed: look at `nvidia-smi -q` and the kernel log, then replace it",
+    DeviceFault.LOST: "the GPU does not answer any more: look at `nvidia-smi` and the kernel log",
+    DeviceFault.TIMEOUT: "the driver ended a kernel that ran for too long: give the engine a GPU without a display",
+    DeviceFault.OTHER: "a call of CUDA failed",
+}
+
+
+class DeviceError(PenstockError):
+    """A GPU failed while it worked: what lay on it is lost, and the worker's process ends."""
+
+    def __init__(self, fault: DeviceFault, detail: str = "") -> None:
+        super().__init__(f"{fault.advice} ({detail})" if detail else fault.advice)
+        self.fault, self.detail = fault, detail
+        self.exit_code = fault.value
 
 
 class RequestError(PenstockError):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -28,6 +29,9 @@ CONTRACT = {
     "penstock_kv_cache_usage_ratio": ("gauge", ()),
     "penstock_kv_cache_capacity_tokens": ("gauge", ()),
     "penstock_engine_ready": ("gauge", ()),
+    "penstock_startup_phase_seconds": ("gauge", ("phase",)),
+    "penstock_gpu_memory_bytes": ("gauge", ("component",)),
+    "penstock_gpu_memory_headroom_bytes": ("gauge", ()),
     "penstock_preemptions": ("counter", ()),
     "penstock_prefix_cache_query_tokens": ("counter", ()),
     "penstock_prefix_cache_hit_tokens": ("counter", ()),
@@ -112,6 +116,20 @@ async def test_the_engine_shows_its_size_and_readiness(site):
     assert await site.metric("penstock_engine_ready") == 1
     site.llm.drain()
     assert await site.metric("penstock_engine_ready") == 0
+
+
+async def test_the_workers_start_and_memory_are_shown(site):
+    assert await site.metric("penstock_gpu_memory_headroom_bytes") == 0
+    site.llm.engine = msgspec.structs.replace(
+        site.llm.engine,
+        startup_seconds={"weights": 2.5, "graphs": 0.5},
+        memory_bytes={"weights": 1 << 30, "kv_cache": 3 << 30},
+        headroom_bytes=5 << 30,
+    )
+    assert await site.metric('penstock_startup_phase_seconds{phase="weights"}') == 2.5
+    assert await site.metric('penstock_startup_phase_seconds{phase="imports"}') == 0
+    assert await site.metric('penstock_gpu_memory_bytes{component="kv_cache"}') == 3 << 30
+    assert await site.metric("penstock_gpu_memory_headroom_bytes") == 5 << 30
 
 
 async def test_totals_of_the_engine_survive_its_restart(site):

@@ -11,10 +11,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -135,8 +136,8 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, *words: str) -> Iterator[Server]:
-    """`penstock serve words…` on a free port, ready; killed at the end if it still runs."""
+def serving(folder: Path, *words: str, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Server]:
+    """`penstock serve words…` on a free port, ready; killed at the end if it still runs. `settings`: environment."""
     port, log = free_port(), folder / "serve.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -144,7 +145,7 @@ def serving(folder: Path, *words: str) -> Iterator[Server]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=environment(),
+            env=environment() | settings,
         )
     server = Server(process, port, log)
     try:

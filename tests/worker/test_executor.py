@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from penstock.config import CacheConfig, EngineConfig, ModelConfig, TransferConfig
-from penstock.errors import ConfigError, ModelError, OutOfMemory, PenstockError
+from penstock.errors import ConfigError, DeviceError, DeviceFault, ModelError, OutOfMemory, PenstockError
 from penstock.kv_transfer.messages import (
     Attached,
     Checksum,
@@ -33,7 +33,7 @@ from penstock.kv_transfer.messages import (
 from penstock.sampling.params import SamplingParams
 from penstock.wire import decoder, encode
 from penstock.worker.channel import Channel
-from penstock.worker.executor import InlineExecutor, Loaded, LoadFailed, ProcessExecutor, WorkerDied
+from penstock.worker.executor import InlineExecutor, Loaded, LoadFailed, ProcessExecutor, WorkerDied, death_of
 from support.runs import GREEDY, Run
 from support.tiny_worker import BLOCK_BYTES, NUM_BLOCKS, TinyWorker
 
@@ -155,6 +155,7 @@ def test_close_ends_the_worker(tiny: TinyWorker, tmp_path: Path):
         ModelError("no weights"),
         OutOfMemory("too little"),
         ConfigError("max_model_len", "too long: 5"),
+        DeviceError(DeviceFault.LOST, "CUDA error: unknown error"),
         PenstockError("?"),
     ],
     ids=lambda error: type(error).__name__,
@@ -163,7 +164,18 @@ def test_errors_while_loading_cross_the_border_unchanged(error: PenstockError):
     message = encode(LoadFailed.of(error))
     again = msgspec.msgpack.decode(message, type=Loaded | LoadFailed).to_error()
     assert (type(again), str(again)) == (type(error), str(error))
-    assert getattr(again, "field", None) == getattr(error, "field", None)
+    for name in ("field", "fault", "exit_code"):
+        assert getattr(again, name, None) == getattr(error, name, None)
+
+
+def test_an_exit_code_tells_a_devices_fault_from_any_other_death():
+    found = [death_of("worker 0", code) for code in (DeviceFault.HARDWARE.value, 1, -9)]
+    assert [type(error) for error in found] == [DeviceError, WorkerDied, WorkerDied]
+    assert "the GPU's hardware failed" in str(found[0])
+    assert [str(error) for error in found[1:]] == [
+        "worker 0 left with exit code 1",
+        "worker 0 was killed by signal 9",
+    ]
 
 
 def test_a_worker_that_cannot_load_says_why_and_is_gone(tiny: TinyWorker, tmp_path: Path):

@@ -8,9 +8,9 @@ import torch
 
 from penstock.core.plan import PromptLogprobs
 from penstock.sampling.params import SamplingParams
+from penstock.worker.cpu_worker import CpuWorker
 from penstock.worker.executor import InlineExecutor
 from penstock.worker.model_runner import ModelRunner
-from penstock.worker.worker import Worker
 from support.reference import reference_greedy, reference_logits
 from support.runs import GREEDY, Run
 from support.tiny_worker import NUM_BLOCKS, TinyWorker
@@ -33,7 +33,7 @@ def start(inline: InlineExecutor, depth: int = 1) -> Run:
 
 def runner_of(inline: InlineExecutor) -> ModelRunner:
     """The runner inside, to damage its state."""
-    assert isinstance(inline._worker, Worker)
+    assert isinstance(inline._worker, CpuWorker)
     assert inline._worker._runner is not None
     return inline._worker._runner
 

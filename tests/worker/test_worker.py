@@ -10,8 +10,8 @@ import torch
 
 from penstock.config import ComputeConfig, EngineConfig, ModelConfig
 from penstock.errors import ConfigError, ModelError
+from penstock.worker.cpu_worker import set_threads
 from penstock.worker.executor import InlineExecutor
-from penstock.worker.worker import set_threads
 from support.tiny_worker import TinyWorker
 
 

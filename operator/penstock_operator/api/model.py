@@ -98,9 +98,9 @@ class Engine(Part, frozen=True, kw_only=True):
 
     dtype: Annotated[Literal["auto", "bfloat16", "float32"] | None, Meta(description="of activations")] = None
     quantization: Annotated[Literal["int8", "int4"] | None, Meta(description="of the weights, while loading")] = None
-    kv_cache_dtype: Annotated[Literal["auto", "bfloat16", "float32"] | None, Meta(description="of keys and values")] = (
-        None
-    )
+    kv_cache_dtype: Annotated[
+        Literal["auto", "bfloat16", "float32", "fp8"] | None, Meta(description="of keys and values; fp8 needs a GPU")
+    ] = None
     kv_cache_memory: Annotated[Size | None, Meta(description="for keys and values; default: what is free")] = None
     tensor_parallel: Annotated[
         Annotated[int, Meta(ge=1, le=1024)] | None,

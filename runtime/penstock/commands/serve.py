@@ -24,6 +24,7 @@ from penstock.listener import base_url, bind, listen
 from penstock.loader.sources import ResolvedModel, resolve
 from penstock.logs import configure
 from penstock.models.spec import ModelSpec
+from penstock.worker.gpu.settings import check_gpu_settings
 
 API_MODULE = "penstock.server.main"
 LONGEST_SOCKET_PATH = 107  # bytes, sun_path of unix(7)
@@ -76,9 +77,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_device(config: EngineConfig) -> None:
-    """Raise `ConfigError` if a GPU is asked for and this machine shows none; finds out without loading torch."""
-    has_gpu = any(Path(name).exists() for name in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg"))
-    if config.compute.device == "cuda" and not has_gpu:
+    """Raise `ConfigError` if a GPU is asked for and this machine shows none, or for what none does yet; finds out
+    without loading torch."""
+    if config.compute.device != "cuda":
+        return
+    check_gpu_settings(config)
+    if not any(Path(name).exists() for name in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")):
         raise ConfigError("device", "cuda asked for, but this machine has no NVIDIA GPU (no /dev/nvidia*); use cpu")
 
 

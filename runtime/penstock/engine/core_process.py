@@ -28,7 +28,7 @@ from penstock.engine.sharing import Identity, Sharing
 from penstock.errors import PenstockError
 from penstock.logs import configure, event
 from penstock.wire import decoder, encode
-from penstock.worker.executor import ProcessExecutor, WorkerDied
+from penstock.worker.executor import ProcessExecutor, WorkerDied, death_of
 
 STATS_SECONDS = 0.5  # how old the gauges of a front-end may get while steps are made
 QUIET_MS = 1000
@@ -227,6 +227,9 @@ def build_server(launch: Launch, executor: ProcessExecutor, sharing: Sharing) ->
         session=sharing.identity.session,
         fingerprint=sharing.identity.fingerprint,
         endpoint=sharing.endpoint,
+        startup_seconds=capacity.phases,
+        memory_bytes=capacity.memory,
+        headroom_bytes=capacity.headroom_bytes,
     )
     started = EngineStarted(
         num_blocks=num_blocks,
@@ -246,11 +249,13 @@ def watch_signals(server: CoreServer) -> None:
 
     def on_child(number: int, frame: FrameType | None) -> None:
         try:
-            is_dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:  # somebody took notice of it already
-            is_dead = True
-        if is_dead:
             server.fail(WorkerDied("a worker died"))
+            return
+        if ended is not None:
+            is_exit = ended.si_code == os.CLD_EXITED
+            server.fail(death_of("a worker", ended.si_status if is_exit else -ended.si_status))
 
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     signal.signal(signal.SIGCHLD, on_child)

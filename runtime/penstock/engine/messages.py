@@ -45,6 +45,9 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     session: str = ""  # random: no other life of any engine has it
     fingerprint: str = ""  # of KV blocks: model, dtype, layout
     endpoint: KvEndpoint | None = None  # where peers READ blocks, if they can
+    startup_seconds: dict[str, float] = {}  # of each part of the worker's start
+    memory_bytes: dict[str, int] = {}  # of the GPU, by what holds them
+    headroom_bytes: int = 0  # of the GPU that nobody has taken
 
 
 class EngineDown(msgspec.Struct, frozen=True, kw_only=True, tag="down"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from penstock import __version__
 from penstock.server.metric_table import Family
+from penstock.worker.components import COMPONENTS
+from penstock.worker.phases import PHASES
 
 ENDPOINTS = ("completions", "chat")
 FINISH_REASONS = ("stop", "length", "abort", "error")
@@ -18,7 +20,8 @@ TOKEN_BOUNDS = tuple(float(1 << power) for power in range(0, 19, 2))
 
 def build_families(model: str, role: str, block_size: int) -> tuple[Family, ...]:
     """The contract, for one model."""
-    return (*request_families(), *engine_families(), *total_families(), *identity_families(model, role, block_size))
+    engine = (*engine_families(), *worker_families(), *total_families())
+    return (*request_families(), *engine, *identity_families(model, role, block_size))
 
 
 def request_families() -> tuple[Family, ...]:
@@ -88,6 +91,34 @@ def engine_families() -> tuple[Family, ...]:
         "vllm:kv_cache_usage_perc": "Share of KV blocks held by requests, 0 to 1",
     }
     return tuple(Family(name=name, kind="gauge", text=text, merge="own") for name, text in gauges.items())
+
+
+def worker_families() -> tuple[Family, ...]:
+    """What the worker learnt when it started last."""
+    return (
+        Family(
+            name="penstock_startup_phase_seconds",
+            kind="gauge",
+            text="Seconds of each part of the worker's last start; 0: it has no such part",
+            merge="own",
+            labels=("phase",),
+            values=tuple((phase,) for phase in PHASES),
+        ),
+        Family(
+            name="penstock_gpu_memory_bytes",
+            kind="gauge",
+            text="Memory of the GPU by what holds or may take it, as of the worker's start; 0 without a GPU",
+            merge="own",
+            labels=("component",),
+            values=tuple((component,) for component in COMPONENTS),
+        ),
+        Family(
+            name="penstock_gpu_memory_headroom_bytes",
+            kind="gauge",
+            text="Memory of the GPU that is nobody's, as of the worker's start; 0 without a GPU",
+            merge="own",
+        ),
+    )
 
 
 def total_families() -> tuple[Family, ...]:

@@ -125,6 +125,10 @@ class Metrics(Collector):
     def _set(self, name: str, value: float) -> None:
         self._values[self._slots[name]] = float(value)
 
+    def _set_each(self, name: str, values: Mapping[str, float]) -> None:
+        for label, value in values.items():
+            self._values[self._table.slot(name, label)] = float(value)
+
     # -- the page
 
     def page(self, llm: AsyncLLM) -> bytes:
@@ -179,3 +183,6 @@ class Metrics(Collector):
             engine = llm.engine
             self._set("penstock_kv_cache_capacity_tokens", engine.num_blocks * engine.block_size)
             self._table.relabel(cache_config(engine.block_size, engine.num_blocks))
+            self._set_each("penstock_startup_phase_seconds", engine.startup_seconds)
+            self._set_each("penstock_gpu_memory_bytes", engine.memory_bytes)
+            self._set("penstock_gpu_memory_headroom_bytes", engine.headroom_bytes)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import struct
+import threading
 
 LENGTH = struct.Struct("<Q")
 READ_BYTES = 1 << 18
@@ -21,6 +23,7 @@ class Channel:
         self._socket = connection
         self._inbox = bytearray()
         self._buffer = bytearray(READ_BYTES)
+        self._reading = threading.Lock()  # over the inbox and the buffer
 
     def send(self, message: bytes) -> None:
         """Hand over one message; blocks while the other side's buffer is full."""
@@ -35,17 +38,26 @@ class Channel:
 
     def receive(self) -> bytes:
         """The next message; blocks until it is there in full."""
-        while (message := self._take()) is None:
-            self._read()
-        return message
+        with self._reading:
+            while (message := self._take()) is None:
+                self._read()
+            return message
 
     def receive_ready(self) -> list[bytes]:
         """The messages that are here in full; never blocks. Before `select`: a `send` may have read some meanwhile."""
-        self._read(socket.MSG_DONTWAIT)
-        messages = []
-        while (message := self._take()) is not None:
-            messages.append(message)
-        return messages
+        with self._reading:
+            self._read(socket.MSG_DONTWAIT)
+            messages = []
+            while (message := self._take()) is not None:
+                messages.append(message)
+            return messages
+
+    def is_quiet(self) -> bool:
+        """True if the other side has sent nothing that was not received yet; never blocks."""
+        with self._reading:
+            poller = select.poll()
+            poller.register(self._socket, select.POLLIN)
+            return not self._inbox and not poller.poll(0)
 
     def fileno(self) -> int:
         """Of the socket, for `select`."""
@@ -54,6 +66,11 @@ class Channel:
     def close(self) -> None:
         """Close this end; the other side sees `EOFError`."""
         self._socket.close()
+
+    def hang_up(self) -> None:
+        """End the conversation: both sides see `EOFError`, also a thread that waits in `receive`."""
+        with contextlib.suppress(OSError):  # the other side was faster
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _take(self) -> bytes | None:
         """The first whole message of the inbox."""
@@ -78,8 +95,14 @@ class Channel:
         self._inbox += memoryview(self._buffer)[:count]
 
     def _await_writable(self) -> None:
-        poller = select.poll()
-        poller.register(self._socket, select.POLLIN | select.POLLOUT)
-        [(_, events)] = poller.poll()
-        if events & select.POLLIN:
-            self._read()
+        """Wait until some of a message can go; read what comes meanwhile, unless another thread does that already."""
+        may_read = self._reading.acquire(blocking=False)
+        try:
+            poller = select.poll()
+            poller.register(self._socket, select.POLLOUT | (select.POLLIN if may_read else 0))
+            [(_, events)] = poller.poll()
+            if may_read and events & select.POLLIN:
+                self._read()
+        finally:
+            if may_read:
+                self._reading.release()

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,7 +16,7 @@ import msgspec
 
 from penstock.config import EngineConfig
 from penstock.core.plan import StepPlan, StepResult
-from penstock.errors import ConfigError, ModelError, OutOfMemory, PenstockError
+from penstock.errors import ConfigError, DeviceError, DeviceFault, ModelError, OutOfMemory, PenstockError
 from penstock.kv_transfer.messages import TransferLaunch
 from penstock.wire import decoder, encode
 from penstock.worker.channel import Channel
@@ -34,6 +35,10 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     block_bytes: int
     weights_bytes: int
     load_seconds: float
+    depth: int = 1  # steps that may be in flight at once
+    phases: dict[str, float] = {}  # seconds of each part of the start, by `worker.phases.PHASES`
+    memory: dict[str, int] = {}  # bytes of the device by `worker.gpu.memory.COMPONENTS`; a CPU counts none
+    headroom_bytes: int = 0  # of the device that nobody has taken
 
 
 class WorkerDied(PenstockError):
@@ -50,7 +55,7 @@ class StepHandle(Protocol):
 class Executor(Protocol):
     """Runs plans on every rank, in order."""
 
-    depth: int  # steps that may be in flight at once
+    depth: int  # steps that may be in flight at once; known once it has started
 
     def start(self) -> Capacity:
         """Load the model. Raises `ModelError`, `OutOfMemory` or `ConfigError`."""
@@ -74,24 +79,31 @@ class DoneStep:
 
 
 class InlineExecutor:
-    """A worker in this process: each step is done when `submit` returns."""
+    """A worker in this process, with all that a server's worker would put off until it serves."""
 
-    def __init__(self, config: EngineConfig, folder: Path) -> None:
+    def __init__(
+        self, config: EngineConfig, folder: Path, build: Callable[[EngineConfig, Path], Worker] | None = None
+    ) -> None:
+        """`build` makes the worker; default: the one for the device of the configuration."""
         self.depth = 1
-        self._config, self._folder = config, folder
+        self._config, self._folder, self._build = config, folder, build
         self._worker: Worker | None = None
 
     def start(self) -> Capacity:
         """See `Executor.start`."""
-        from penstock.worker.worker import Worker
+        from penstock.worker.worker import build_worker
 
-        self._worker = Worker(self._config, self._folder)
-        return self._worker.start()
+        self._worker = (self._build or build_worker)(self._config, self._folder)
+        capacity = self._worker.start()
+        while self._worker.capture_next():
+            pass
+        self.depth = capacity.depth
+        return capacity
 
-    def submit(self, plan: StepPlan) -> DoneStep:
+    def submit(self, plan: StepPlan) -> StepHandle:
         """See `Executor.submit`."""
         assert self._worker is not None, "submit before start"
-        return DoneStep(self._worker.execute(plan))
+        return self._worker.submit(plan)
 
     def close(self) -> None:
         """See `Executor.close`."""
@@ -113,17 +125,21 @@ class LoadFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
     kind: str
     message: str
-    field: str | None = None  # of a ConfigError
+    field: str | None = None  # of a ConfigError; of a DeviceError the name of its fault
 
     @classmethod
     def of(cls, error: PenstockError) -> LoadFailed:
         """The error as text."""
+        if isinstance(error, DeviceError):
+            return cls(kind=DeviceError.__name__, message=error.detail, field=error.fault.name)
         return cls(kind=type(error).__name__, message=str(error), field=getattr(error, "field", None))
 
     def to_error(self) -> PenstockError:
         """The same error again."""
         if self.kind == ConfigError.__name__ and self.field is not None:
             return ConfigError(self.field, self.message.partition(": ")[2])
+        if self.kind == DeviceError.__name__ and self.field is not None:
+            return DeviceError(DeviceFault[self.field], self.message)
         kinds: dict[str, type[PenstockError]] = {kind.__name__: kind for kind in (ModelError, OutOfMemory)}
         return kinds.get(self.kind, PenstockError)(self.message)
 
@@ -134,15 +150,23 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
     capacity: Capacity
 
 
-class WorkerProcess:
-    """One rank's process, and the channel to it. `WorkerDied` from any method if it is gone."""
+def death_of(worker: str, code: int) -> PenstockError:
+    """Why a worker ended, from its exit code (negative: of a signal): `DeviceError`, else `WorkerDied`."""
+    if code in {fault.value for fault in DeviceFault}:
+        return DeviceError(DeviceFault(code), f"{worker} left with exit code {code}")
+    how = f"was killed by signal {-code}" if code < 0 else f"left with exit code {code}"
+    return WorkerDied(f"{worker} {how}")
 
-    def __init__(self, launch: WorkerLaunch, run_dir: Path) -> None:
+
+class WorkerProcess:
+    """One rank's process, and the channel to it. `WorkerDied` or `DeviceError` from any method if it is gone."""
+
+    def __init__(self, launch: WorkerLaunch, run_dir: Path, module: str) -> None:
         file = run_dir / f"worker-{launch.rank}.json"
         file.write_bytes(msgspec.json.encode(launch))
         ours, theirs = socket.socketpair()
         fds = [theirs.fileno()]
-        command = [sys.executable, "-P", "-m", "penstock.worker.process", f"--launch={file}", f"--fd={fds[0]}"]
+        command = [sys.executable, "-P", "-m", module, f"--launch={file}", f"--fd={fds[0]}"]
         self.transfer: socket.socket | None = None  # to its transfer thread, if it has one
         with ExitStack() as stack:
             stack.enter_context(theirs)
@@ -179,13 +203,11 @@ class WorkerProcess:
             self._process.kill()
             self._process.wait()
 
-    def _died(self) -> WorkerDied:
+    def _died(self) -> PenstockError:
         try:
-            code = self._process.wait(EXIT_SECONDS)
+            return death_of(f"worker {self._rank}", self._process.wait(EXIT_SECONDS))
         except subprocess.TimeoutExpired:
             return WorkerDied(f"worker {self._rank} closed its channel but still runs")
-        how = f"was killed by signal {-code}" if code < 0 else f"left with exit code {code}"
-        return WorkerDied(f"worker {self._rank} {how}")
 
 
 class SubmittedStep:
@@ -195,7 +217,7 @@ class SubmittedStep:
         self._executor, self._step = executor, step
 
     def wait(self) -> StepResult:
-        """The result; raises `WorkerDied` as soon as a worker is gone."""
+        """The result; raises `WorkerDied` or `DeviceError` as soon as a worker is gone."""
         return self._executor.take_result(self._step)
 
 
@@ -206,9 +228,15 @@ class ProcessExecutor:
     """
 
     def __init__(
-        self, config: EngineConfig, folder: Path, run_dir: Path, transfer: TransferLaunch | None = None
+        self,
+        config: EngineConfig,
+        folder: Path,
+        run_dir: Path,
+        transfer: TransferLaunch | None = None,
+        *,
+        worker_module: str = "penstock.worker.process",
     ) -> None:
-        self.depth = 1
+        self.depth, self._module = 1, worker_module
         self.transfer: socket.socket | None = None  # to the transfer thread of rank 0, once started, if there is one
         self._config, self._folder, self._run_dir, self._transfer = config, folder, run_dir, transfer
         self._workers: list[WorkerProcess] = []
@@ -216,7 +244,7 @@ class ProcessExecutor:
         self._decoder = decoder(StepResult)
 
     def start(self) -> Capacity:
-        """See `Executor.start`. Raises `WorkerDied` too."""
+        """See `Executor.start`. Raises `WorkerDied` or `DeviceError` too."""
         for rank in range(WORLD_SIZE):
             launch = WorkerLaunch(
                 config=self._config,
@@ -225,7 +253,7 @@ class ProcessExecutor:
                 parent=os.getpid(),
                 transfer=self._transfer,
             )
-            self._workers.append(WorkerProcess(launch, self._run_dir))
+            self._workers.append(WorkerProcess(launch, self._run_dir, self._module))
         self.transfer = self._workers[0].transfer
         answers: list[Loaded | LoadFailed] = [
             msgspec.msgpack.decode(worker.receive(), type=Loaded | LoadFailed) for worker in self._workers
@@ -234,10 +262,12 @@ class ProcessExecutor:
             if isinstance(answer, LoadFailed):
                 self.close()
                 raise answer.to_error()
-        return next(answer.capacity for answer in answers if isinstance(answer, Loaded))
+        capacity = next(answer.capacity for answer in answers if isinstance(answer, Loaded))
+        self.depth = capacity.depth
+        return capacity
 
     def submit(self, plan: StepPlan) -> SubmittedStep:
-        """See `Executor.submit`. Raises `WorkerDied` too."""
+        """See `Executor.submit`. Raises `WorkerDied` or `DeviceError` too."""
         message = encode(plan)
         for worker in self._workers:
             worker.send(message)

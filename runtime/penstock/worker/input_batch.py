@@ -11,18 +11,8 @@ from torch import Tensor
 
 from penstock.attention.backend import ForwardBatch
 from penstock.core.plan import Ints, StepPlan
-from penstock.worker.state_table import NO_LOGPROBS, StateTable
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptSpan:
-    """Positions of one row in this step whose logits tell the probability of the prompt token that follows."""
-
-    row: int
-    width: int  # alternatives wanted
-    first_token: int  # index of the span's first position among the step's tokens
-    start: int  # that position in the row; the token it predicts is the one at `start + 1`
-    count: int
+from penstock.worker.prompt_spans import PromptSpan, prompt_spans
+from penstock.worker.state_table import StateTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,23 +54,7 @@ def build_input_batch(table: StateTable, plan: StepPlan, kv_cache: Tensor) -> In
         forward=forward,
         sample_rows=rows[is_last],
         sample_index=(query_start_loc[1:][is_last] - 1).astype(np.int64),
-        prompt_spans=_prompt_spans(table, rows, starts, ends, query_start_loc),
-    )
-
-
-def _prompt_spans(
-    table: StateTable, rows: Ints, starts: Ints, ends: Ints, query_start_loc: Ints
-) -> tuple[PromptSpan, ...]:
-    """Spans of the rows that want prompt log-probabilities; the last prompt token predicts an output, so no prompt."""
-    counts = np.minimum(ends, table.num_prompt[rows] - 1) - starts
-    wanted = (table.prompt_logprobs[rows] != NO_LOGPROBS) & (counts > 0)
-    return tuple(
-        PromptSpan(
-            row=int(rows[i]),
-            width=int(table.prompt_logprobs[rows[i]]),
-            first_token=int(query_start_loc[i]),
-            start=int(starts[i]),
-            count=int(counts[i]),
-        )
-        for i in np.flatnonzero(wanted).tolist()
+        prompt_spans=prompt_spans(
+            rows, table.prompt_logprobs[rows], table.num_prompt[rows], starts, ends, query_start_loc
+        ),
     )

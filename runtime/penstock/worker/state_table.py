@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from penstock.core.plan import Floats, Ints, NewRow, StepPlan
+from penstock.worker.prompt_spans import NO_LOGPROBS
 
 NO_BLOCK = -1
-NO_LOGPROBS = -1
 
 # column -> (type, value in a row that belongs to nobody)
 COLUMNS: dict[str, tuple[torch.dtype, float]] = {

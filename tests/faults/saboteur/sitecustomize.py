@@ -1,7 +1,7 @@
 """Python runs this at the start of every process that has this folder on its path: it turns some of them against us.
 
-`POISON` (token ids): a worker that meets these in a new row dies, as by a defect in a kernel. `CLOCK`: the wall clock
-jumps by two hours every three seconds.
+`POISON` (token ids): a worker that meets these in a new row dies, as by a defect in a kernel; with `DEVICE_FAULT` (a
+name) as if its GPU had failed so. `CLOCK`: the wall clock jumps by two hours every three seconds.
 """
 
 import os
@@ -17,16 +17,19 @@ if "CLOCK" in os.environ:
     time.time = jumping
 
 if "POISON" in os.environ and "penstock.worker.process" in sys.orig_argv:
-    import penstock.worker.worker as module
+    import penstock.worker.cpu_worker as module
+    from penstock.errors import DeviceError, DeviceFault
 
     poison = [int(word) for word in os.environ["POISON"].split(",")]
-    execute = module.Worker.execute
+    submit = module.CpuWorker.submit
 
     def dying(self, plan):
         for row in plan.new_rows:
             tokens = row.token_ids.tolist()
             if any(tokens[at : at + len(poison)] == poison for at in range(len(tokens))):
+                if "DEVICE_FAULT" in os.environ:
+                    raise DeviceError(DeviceFault[os.environ["DEVICE_FAULT"]], "CUDA error: played")
                 os.kill(os.getpid(), 9)
-        return execute(self, plan)
+        return submit(self, plan)
 
-    module.Worker.execute = dying
+    module.CpuWorker.submit = dying

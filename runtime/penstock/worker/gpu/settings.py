@@ -1,0 +1,25 @@
+"""What a worker on a GPU is not asked to do, whatever the GPU. No torch: `penstock serve` checks it first thing."""
+
+from __future__ import annotations
+
+from penstock.config import EngineConfig
+from penstock.errors import ConfigError
+
+
+def check_gpu_settings(config: EngineConfig) -> None:
+    """Raise `ConfigError` for a setting that this version does on a CPU alone."""
+    transfer = config.transfer
+    if transfer.role != "both":
+        raise ConfigError(
+            "role", f"{transfer.role} moves KV blocks of host memory, and a GPU's are not there yet; use --role both"
+        )
+    if transfer.kv_offload_memory is not None:
+        raise ConfigError(
+            "kv_offload_memory", "keeps KV blocks of host memory, and a GPU's are not there yet; leave it out"
+        )
+    if config.model.quantization is not None:
+        raise ConfigError(
+            "quantization", f"{config.model.quantization} is for the CPU so far; leave it out, or use --device cpu"
+        )
+    if config.compute.optimize == 2:
+        raise ConfigError("optimize", "2 (torch.compile) is not in this version; use --optimize 1")

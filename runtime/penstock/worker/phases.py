@@ -1,0 +1,36 @@
+"""How long each part of a worker's start takes: one log event per part, and numbers for the metrics. No torch."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from penstock.logs import event
+
+PHASES = ("imports", "device", "weights", "memory", "warm_up", "graphs")  # in the order of a start; a CPU has fewer
+
+_log = logging.getLogger(__name__)
+
+
+class Phases:
+    """The seconds of every part that has ended."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.seconds: dict[str, float] = {}
+        self._clock = clock
+
+    @property
+    def total(self) -> float:
+        """Seconds of all parts."""
+        return sum(self.seconds.values())
+
+    @contextmanager
+    def measure(self, phase: str) -> Iterator[None]:
+        """Count what runs inside as that part."""
+        assert phase in PHASES, f"{phase} is no part of a start"
+        begin = self._clock()
+        yield
+        self.seconds[phase] = self._clock() - begin
+        event(_log, "start.phase", phase=phase, seconds=self.seconds[phase])
