@@ -15,6 +15,7 @@ from penstock.bench.report import describe_machine
 from penstock.cli import main
 
 RESULTS = Path(__file__).parent / "results"
+NEEDS_GPU = frozenset({"kernels"})  # see bench/gpu.py
 
 
 def commands(quick: bool, peers: str | None) -> dict[str, list[str]]:

@@ -29,6 +29,7 @@ BENCHMARKS = {
     "pd": "prefill and decode in two pods against two pods that do both, on the same cores",
     "startup": "seconds until ready",
     "scheduler": "host cost of one step",
+    "kernels": "every GPU kernel against the device's limits, FlexAttention and FlashAttention 3",
     "fidelity": "every greedy token against transformers in float32",
 }
 EXAMPLES = """

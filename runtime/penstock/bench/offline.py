@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from penstock.bench import offline_random
 from penstock.bench.ceiling import Ceiling, ModelCost, best_of, measure_ceiling, weight_bytes_of
 from penstock.bench.contestant import OWN_ENGINE, Contestant
 from penstock.bench.peer_models import bf16_folder, gguf_file
 from penstock.bench.peers import start_peers
 from penstock.bench.prefix_cache import measure_prefix_cache
+from penstock.bench.random_model import SHAPES
 from penstock.bench.report import Report, Row
 from penstock.config import EMBEDDED_MODEL
 from penstock.errors import PenstockError
@@ -72,11 +74,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer streams, one repeat")
     parser.add_argument("--peers", type=Path, metavar="FOLDER", help="engines set up by bench/setup_peers.sh")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: models with random weights, see --random"
+    )
+    parser.add_argument(
+        "--random", metavar="LIST", help=f"models with random weights instead of --model, of {', '.join(SHAPES)}"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure, check the outputs, print, write; returns the exit code: 1 if an engine's tokens are wrong."""
+    if options.random or options.device == "cuda":
+        return offline_random.run(options)
     wanted = options.weights.split(",")
     if unknown := [word for word in wanted if word not in WEIGHTS]:
         raise PenstockError(f"--weights: {unknown[0]!r} is not one of {', '.join(WEIGHTS)}")

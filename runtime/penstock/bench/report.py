@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,6 +62,10 @@ class Report:
             table.add_row(row.name, value, row.unit, limit, peer, ratio, row.note)
         console = Console()
         Console(width=None if console.is_terminal else PLAIN_WIDTH).print(table)
+        self.write(json_file)
+
+    def write(self, json_file: Path | None) -> None:
+        """Write the JSON where one is asked for."""
         if json_file is not None:
             json_file.parent.mkdir(parents=True, exist_ok=True)
             json_file.write_text(json.dumps(self.as_json(), indent=1) + "\n")
@@ -79,6 +84,8 @@ def describe_machine() -> str:
 def current_commit() -> str:
     """The checkout's commit, `-dirty` behind it if files changed; "unknown" outside a checkout."""
     folder = Path(__file__).parent
+    if shutil.which("git") is None:
+        return "unknown"
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=folder, capture_output=True, text=True
     )
