@@ -11,7 +11,7 @@ from penstock.sampling.logits_processors import add_logit_bias, mask_early_stops
 from penstock.sampling.params import SamplingParams
 from penstock.sampling.penalties import penalise
 from penstock.sampling.sampler import sample
-from penstock.worker.state_table import StateTable
+from penstock.worker.cpu.state_table import StateTable
 from support.rows import admit, new_row, table_of
 
 VOCAB = 30

@@ -9,7 +9,7 @@ import torch
 from penstock.core.plan import Ints
 from penstock.sampling.params import SamplingParams
 from penstock.sampling.sampler import sample
-from penstock.worker.state_table import StateTable
+from penstock.worker.cpu.state_table import StateTable
 from support.rows import admit, new_row, table_of
 
 VOCAB = 1000

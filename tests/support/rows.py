@@ -8,7 +8,7 @@ import numpy as np
 
 from penstock.core.plan import NewRow, StepPlan, no_ints
 from penstock.sampling.params import SamplingParams
-from penstock.worker.state_table import StateTable
+from penstock.worker.cpu.state_table import StateTable
 
 
 def new_row(

@@ -10,7 +10,7 @@ import torch
 
 from penstock.config import ComputeConfig, EngineConfig, ModelConfig
 from penstock.errors import ConfigError, ModelError
-from penstock.worker.cpu_worker import set_threads
+from penstock.worker.cpu.worker import set_threads
 from penstock.worker.executor import InlineExecutor
 from support.tiny_worker import TinyWorker
 

@@ -9,7 +9,7 @@ import numpy as np
 from penstock.core.plan import Floats, Ints
 
 if TYPE_CHECKING:
-    from penstock.worker.state_table import StateTable
+    from penstock.worker.cpu.state_table import StateTable
 
 
 def add_logit_bias(logits: Floats, table: StateTable, rows: Ints) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from penstock.core.plan import Floats, Ints
 
 if TYPE_CHECKING:
-    from penstock.worker.state_table import StateTable
+    from penstock.worker.cpu.state_table import StateTable
 
 Index = NDArray[np.int64]
 

@@ -22,7 +22,7 @@ from penstock.sampling.randomness import uniforms
 from penstock.sampling.weights import build_weights
 
 if TYPE_CHECKING:
-    from penstock.worker.state_table import StateTable
+    from penstock.worker.cpu.state_table import StateTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,7 @@ def build_worker(config: EngineConfig, folder: Path, phases: Phases | None = Non
     phases = phases or Phases()
     with phases.measure("imports"):  # torch takes a second, and Triton is for those who need it
         if choose_device(config.compute) == "cpu":
-            from penstock.worker.cpu_worker import CpuWorker
+            from penstock.worker.cpu.worker import CpuWorker
 
             return CpuWorker(config, folder, phases)
         from penstock.worker.gpu.worker import build_gpu_worker

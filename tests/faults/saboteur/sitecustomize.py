@@ -17,7 +17,7 @@ if "CLOCK" in os.environ:
     time.time = jumping
 
 if "POISON" in os.environ and "penstock.worker.process" in sys.orig_argv:
-    import penstock.worker.cpu_worker as module
+    import penstock.worker.cpu.worker as module
     from penstock.errors import DeviceError, DeviceFault
 
     poison = [int(word) for word in os.environ["POISON"].split(",")]

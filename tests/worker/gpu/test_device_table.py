@@ -8,9 +8,9 @@ import torch
 
 from penstock.core.plan import NewRow, StepPlan, no_ints
 from penstock.sampling.params import SamplingParams
+from penstock.worker.cpu.state_table import NO_BLOCK, StateTable
 from penstock.worker.gpu.fields import FIELDS, is_edited, is_penalised
 from penstock.worker.gpu.state_table import DeviceTable
-from penstock.worker.state_table import NO_BLOCK, StateTable
 
 NUM_ROWS, MAX_LEN, BLOCK_SIZE = 7, 40, 4
 SHARED = [name for name in FIELDS.names or () if name not in ("num_biases", "num_stops")]

@@ -9,12 +9,12 @@ import torch
 from penstock.core.plan import StepPlan, no_ints
 from penstock.sampling.params import SamplingParams
 from penstock.sampling.sampler import sample
+from penstock.worker.cpu.state_table import StateTable
 from penstock.worker.gpu.fields import is_edited
 from penstock.worker.gpu.logprobs import LogprobReader
 from penstock.worker.gpu.sampling import DeviceSampler, SampledPart, Wishes
 from penstock.worker.gpu.state_table import DeviceTable
 from penstock.worker.gpu.step_memory import ROWS_AT_ONCE, StepMemory
-from penstock.worker.state_table import StateTable
 from support.rows import new_row
 from support.thread_stream import DEVICE
 

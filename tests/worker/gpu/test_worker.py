@@ -15,7 +15,7 @@ import torch
 from penstock.config import CacheConfig, ComputeConfig, EngineConfig, TransferConfig
 from penstock.errors import ConfigError, DeviceError, DeviceFault, OutOfMemory
 from penstock.sampling.params import SamplingParams
-from penstock.worker.cpu_worker import CpuWorker
+from penstock.worker.cpu.worker import CpuWorker
 from penstock.worker.executor import InlineExecutor, ProcessExecutor
 from penstock.worker.gpu.memory import Probe
 from penstock.worker.gpu.worker import Gpu

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from penstock.core.plan import StepPlan, no_ints
 from penstock.sampling.params import SamplingParams
-from penstock.worker.input_batch import build_input_batch
-from penstock.worker.state_table import StateTable
+from penstock.worker.cpu.input_batch import build_input_batch
+from penstock.worker.cpu.state_table import StateTable
 from support.rows import admit, new_row
 
 KV_CACHE = torch.zeros(1, 1, 1, 2, 16, 4)

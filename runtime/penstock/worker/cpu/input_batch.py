@@ -11,8 +11,8 @@ from torch import Tensor
 
 from penstock.attention.backend import ForwardBatch
 from penstock.core.plan import Ints, StepPlan
+from penstock.worker.cpu.state_table import StateTable
 from penstock.worker.prompt_spans import PromptSpan, prompt_spans
-from penstock.worker.state_table import StateTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,9 @@ from penstock.core.plan import Ints, PromptLogprobs, StepPlan, StepResult, Token
 from penstock.models.blocks import CausalLM
 from penstock.sampling.logprobs import concatenate, logprobs_of
 from penstock.sampling.sampler import Sampled, sample
-from penstock.worker.input_batch import InputBatch, build_input_batch
+from penstock.worker.cpu.input_batch import InputBatch, build_input_batch
+from penstock.worker.cpu.state_table import StateTable
 from penstock.worker.prompt_spans import PromptSpan
-from penstock.worker.state_table import StateTable
 
 LOGITS_AT_ONCE = 1 << 22  # float32 elements: 16 MiB, so that neither memory nor cache misses grow with the batch
 

@@ -8,9 +8,9 @@ import torch
 
 from penstock.core.plan import PromptLogprobs
 from penstock.sampling.params import SamplingParams
-from penstock.worker.cpu_worker import CpuWorker
+from penstock.worker.cpu.model_runner import ModelRunner
+from penstock.worker.cpu.worker import CpuWorker
 from penstock.worker.executor import InlineExecutor
-from penstock.worker.model_runner import ModelRunner
 from support.reference import reference_greedy, reference_logits
 from support.runs import GREEDY, Run
 from support.tiny_worker import NUM_BLOCKS, TinyWorker

@@ -9,7 +9,7 @@ import torch
 
 from penstock.core.plan import NewRow, StepPlan, no_ints
 from penstock.sampling.params import SamplingParams
-from penstock.worker.state_table import COLUMNS, NO_BLOCK, StateTable
+from penstock.worker.cpu.state_table import COLUMNS, NO_BLOCK, StateTable
 from support.rows import admit, new_row
 
 EVERYTHING = SamplingParams(
