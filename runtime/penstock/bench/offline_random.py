@@ -170,8 +170,8 @@ def start_row(name: str, own: Contestant, began: float) -> Row:
     not in it. Loading a model's weights from memory is."""
     told = own.run("start").answer
     ready = [at for at, text in told if text.startswith("worker.ready")]
-    phases = [text.split("phase=")[1].replace(" seconds=", " ") for _, text in told if text.startswith("start.phase")]
-    note = "; ".join([MUST["ready"], *phases, f"{own.load_seconds:.1f} with every graph"])
+    phases = next((text.partition(" ")[2] for _, text in told if text.startswith("start.phases ")), "")
+    note = "; ".join([MUST["ready"], phases, f"{own.load_seconds:.1f} with every graph"])
     return Row(name=f"{name}: start to ready", value=ready[0] - began, unit="s", note=note)
 
 

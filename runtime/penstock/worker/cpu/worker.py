@@ -60,6 +60,7 @@ class CpuWorker:
             gc.collect()
             gc.freeze()  # what was loaded lives as long as the process: never look at it again
         seconds = time.perf_counter() - begin
+        phases.tell()
         event(_log, "worker.ready", threads=num_threads, kernels=ops.backend_name(), blocks=num_blocks, seconds=seconds)
         return Capacity(
             num_blocks=num_blocks,

@@ -130,6 +130,7 @@ class GpuWorker:
         gc.freeze()  # what was loaded lives as long as the process: never look at it again
         event(_log, "worker.memory", **plan.to_fields())
         seconds = phases.total - begin
+        phases.tell()
         event(_log, "worker.ready", attention=attention.name, blocks=plan.num_blocks, seconds=seconds)
         return Capacity(
             num_blocks=plan.num_blocks,
