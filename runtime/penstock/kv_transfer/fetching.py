@@ -126,7 +126,10 @@ class Fetching:
         request = prompt.request
         if not (request.is_cache_read_allowed and request.is_remote_prefill_allowed):
             return None
-        found = self._postponed or self._decide(prompt, self._num_queued(), number, now)
+        if self._postponed:  # they come first: it is decided with them, before the next step
+            self._postponed[request.key] = prompt
+            return None
+        found = self._decide(prompt, self._num_queued(), number, now)
         if isinstance(found, Order):
             return found
         if found is not None:
@@ -247,6 +250,8 @@ class Fetching:
         """Blocks from the first on that are cached or, whatever stands between them, arrive already."""
         tickets = self._scheduler.tickets
         start = len(self._scheduler.kv.pool.find(hashes))
+        if not tickets.has_arrivals:  # so that who waits costs little: this is asked before every step
+            return start
         arriving = [index + 1 for index in range(start, len(hashes)) if tickets.is_arriving(hashes[index])]
         return max(arriving, default=start)
 
