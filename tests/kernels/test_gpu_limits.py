@@ -13,6 +13,7 @@ from penstock_kernels.gpu.copy_blocks import copy_blocks
 from penstock_kernels.gpu.fixed_matmul import fixed_matmul
 from penstock_kernels.gpu.gated_activation import gated_activation
 from penstock_kernels.gpu.gather_logprobs import gather_logprobs
+from penstock_kernels.gpu.matvec import matvec
 from penstock_kernels.gpu.paged_attention import AttentionForm, Partials, Requests, paged_attention
 from penstock_kernels.gpu.rms_norm import rms_norm
 from penstock_kernels.gpu.rope_kv_write import KvScales, rope_kv_write
@@ -126,6 +127,8 @@ def test_rows_that_lie_beyond_32_bits_are_read(far_rows):
     weight = normal(32, 64, dtype=torch.bfloat16)
     fixed_matmul(far_rows, weight, out=product).run()
     torch.testing.assert_close(product, near @ weight.float().T, rtol=1e-3, atol=1e-3)
+    matvec(far_rows[2:], weight, out=product[2:]).run()
+    torch.testing.assert_close(product[2:], near[2:] @ weight.float().T, rtol=1e-3, atol=1e-3)
     token_ids, ranks = integers(0, 0, 0, 0), integers(0, 0, 0, 0)
     greedy = Sampling(
         **{name: torch.zeros(4, device=DEVICE) for name in ("temperature", "top_p", "min_p")},
@@ -206,11 +209,20 @@ def test_a_float8_cache_saturates():
     assert not cache[0, 0, 0, :, 3].float().any()
 
 
+def test_a_product_is_added_to_where_it_lies():
+    guards, x, weight, residual = Guards(), normal(2, 64), normal(40, 64), normal(2, 40)
+    out = guards.house(residual)
+    matvec(x, weight, out=out, residual=out).run()
+    torch.testing.assert_close(out, residual + x @ weight.T, rtol=1e-4, atol=1e-4)
+    assert guards.broken() == []
+
+
 def test_a_step_without_work_writes_nothing():
     nothing = torch.empty(0, 64, device=DEVICE)
     rms_norm(nothing, torch.ones(64, device=DEVICE), 1e-6, out=nothing).run()
     gated_activation(nothing, "silu", out=torch.empty(0, 32, device=DEVICE)).run()
     fixed_matmul(nothing, normal(8, 64), out=torch.empty(0, 8, device=DEVICE)).run()
+    matvec(nothing, normal(8, 64), out=torch.empty(0, 8, device=DEVICE)).run()
     copy_blocks(normal(2, 8), integers(), integers()).run()
     cache = torch.zeros(1, 1, 1, 2, BLOCK_SIZE, 16, device=DEVICE)
     assert write(cache, integers(dtype=torch.int64)).numel() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from penstock.attention.torch import TorchAttention
+from penstock.layers import gpu_decoder
 from penstock.models.blocks import CausalLM
 from penstock_kernels.gpu.kv_layout import NO_SLOT
 from penstock_kernels.gpu.launch import Launch
+from penstock_kernels.gpu.matvec import MOST_ROWS, matvec_kernel
 from support.gpu_models import load_gpu_model
 from support.paged_run import PagedRun
 from support.tiny_models import save_tiny_model
@@ -70,6 +73,30 @@ def test_padding_changes_nothing_and_writes_nothing(model: CausalLM) -> None:
     assert torch.equal(run.kv_cache.isnan(), right.kv_cache.isnan())
 
 
+@torch.inference_mode()
+def test_few_rows_go_through_kernels_of_their_own_and_say_the_same(
+    model: CausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, ran, run = ({0: [50], 2: [51]}, {2: [52]}), Counter[object](), Launch.run
+
+    def counted(launch: Launch) -> None:
+        ran[launch.kernel] += 1
+        run(launch)
+
+    monkeypatch.setattr(Launch, "run", counted)
+    few, batched = PagedRun(model), PagedRun(model)
+    for paged in (few, batched):
+        paged.step({0: PROMPT, 2: PROMPT[::-1]})
+    assert not ran[matvec_kernel]
+    found = [few.step(step) for step in steps]
+    assert ran[matvec_kernel] == len(steps) * (4 * model.spec.num_layers + 1)
+    monkeypatch.setattr(gpu_decoder, "MOST_ROWS", 0)
+    for step, logits in zip(steps, found, strict=True):
+        for row, right in batched.step(step).items():
+            torch.testing.assert_close(logits[row], right, atol=1e-5, rtol=1e-5)
+    assert ran[matvec_kernel] == len(steps) * (4 * model.spec.num_layers + 1)
+
+
 class Allocations(TorchDispatchMode):
     """Names of the operations that gave a tensor of memory that was not among their arguments."""
 
@@ -87,10 +114,11 @@ class Allocations(TorchDispatchMode):
 
 
 @torch.inference_mode()
-def test_takes_no_memory_while_it_runs(model: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [MOST_ROWS, len(PROMPT)])
+def test_takes_no_memory_while_it_runs(model: CausalLM, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(Launch, "run", lambda _: None)  # in the interpreter they copy
-    segments = model.segments(PagedRun(model).batch({0: PROMPT}))
-    selected, out = model.hidden[:2].clone(), model.hidden.new_empty(2, model.spec.vocab_size)
+    segments = model.segments(PagedRun(model).batch({0: PROMPT[:count]}))
+    selected, out = model.hidden[:count].clone(), model.hidden.new_empty(count, model.spec.vocab_size)
     with Allocations() as seen:
         torch.empty(1)
         for segment in segments:

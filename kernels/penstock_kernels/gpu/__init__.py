@@ -11,6 +11,7 @@ from penstock_kernels.gpu import (
     gated_activation,
     gather_logprobs,
     gather_sampling,
+    matvec,
     paged_attention_op,
     penalise,
     prepare_inputs,
@@ -34,4 +35,5 @@ OPS = (
     advance.OP,
     copy_blocks.OP,
     fixed_matmul.OP,
+    matvec.OP,
 )

@@ -13,7 +13,7 @@ import triton
 from rich.progress import track
 from triton.backends.compiler import GPUTarget
 
-from penstock_kernels.gpu import OPS, fixed_matmul, paged_attention_op
+from penstock_kernels.gpu import OPS, fixed_matmul, matvec, paged_attention_op
 from penstock_kernels.gpu.launch import Launch
 from penstock_kernels.gpu.launch_table import HOPPER
 from penstock_kernels.gpu.paged_attention import tile_for
@@ -48,6 +48,7 @@ def served_launches() -> Iterator[tuple[str, Launch]]:
         x, weight, out = (torch.empty(1, size, dtype=torch.bfloat16) for size in (4096, 4096, width))
         launch = fixed_matmul.fixed_matmul(x, weight.expand(width, -1), out=out)
         yield f"served fixed_matmul {width}", launch
+        yield f"served matvec {width}", matvec.matvec(x, weight.expand(width, -1), out=out)
 
 
 def main() -> int:

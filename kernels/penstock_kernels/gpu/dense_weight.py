@@ -8,6 +8,7 @@ from torch import Tensor
 from penstock_kernels.cpu.packed_weight import ComputeType, PackedWeight
 from penstock_kernels.gpu.fixed_matmul import fixed_matmul
 from penstock_kernels.gpu.gated_activation import gated_activation
+from penstock_kernels.gpu.matvec import Norm, matvec
 from penstock_kernels.gpu.rms_norm import rms_norm
 
 
@@ -40,6 +41,19 @@ class DenseWeight(PackedWeight):
         if self.bias is None:
             return torch.mm(x, self.values.t(), out=out)
         return torch.addmm(self.bias, x, self.values.t(), out=out)
+
+    def product_of_few(
+        self,
+        x: Tensor,
+        out: Tensor,
+        *,
+        norm: Norm | None = None,
+        residual: Tensor | None = None,
+        is_gated: bool = False,
+    ) -> Tensor:
+        """The same for at most `MOST_ROWS` rows, and what stands around it: see `matvec`."""
+        matvec(x, self.values, out=out, bias=self.bias, norm=norm, residual=residual, is_gated=is_gated).run()
+        return out
 
     def _wide_product(self, x: Tensor, out: Tensor) -> Tensor:
         """The product in another type than `x`, rounded once where the device can."""

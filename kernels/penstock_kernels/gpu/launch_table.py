@@ -7,6 +7,7 @@ that fits counts. What an op calls its size and its tile:
 |---|---|---|---|
 | `paged_attention_decode`, `paged_attention_chunk` | cache | elements of a head | rows (tokens x group), keys |
 | `fixed_matmul` | weight | columns of the result | rows, columns, depth |
+| `matvec` | weight | columns of the result | columns (x rows x 2 if gated), depth |
 | `gated_activation` | rows | elements of a row | elements |
 | `sample_tokens`, `gather_logprobs` | logits | vocabulary | tokens looked at together |
 | `copy_blocks` | always int32 | words of a block | words |

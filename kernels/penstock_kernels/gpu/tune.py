@@ -17,6 +17,7 @@ from penstock_kernels.gpu.attention_schedule import AttentionSchedule, TileShape
 from penstock_kernels.gpu.fixed_matmul import fixed_matmul
 from penstock_kernels.gpu.launch import Launch
 from penstock_kernels.gpu.launch_table import TABLE, Entry, LaunchShape, capability_of, table, text_of
+from penstock_kernels.gpu.matvec import matvec
 from penstock_kernels.gpu.paged_attention import AttentionForm, Partials, Requests, paged_attention
 
 SECONDS = 120.0
@@ -49,6 +50,8 @@ def problems(device: torch.device) -> Iterator[Problem]:
             yield attention(device, head_dim, cache_dtype, is_decode=False, count=2)
     for width, sizes in ((4096, (1, 8192)), (28672, (8193, 1_000_000))):
         yield matmul(device, width, sizes)
+    for width, depth, sizes in ((1024, 3072, (1, 2048)), (4096, 14336, (2049, 1_000_000))):
+        yield one_row(device, width, depth, sizes)
 
 
 def attention(
@@ -113,6 +116,19 @@ def matmul(device: torch.device, width: int, sizes: tuple[int, int], depth: int 
         sizes=sizes,
         candidates=shapes(((64, 64, 64), (64, 64, 128), (64, 128, 64), (128, 128, 64)), (4, 8), (3, 4)),
         launches=launches,
+    )
+
+
+def one_row(device: torch.device, width: int, depth: int, sizes: tuple[int, int]) -> Problem:
+    """A weight that closes an MLP, times one row."""
+    weight = torch.randn(width, depth, device=device).to(torch.bfloat16)
+    x, out = torch.randn(1, depth, device=device).to(torch.bfloat16), weight.new_empty(1, width)
+    return Problem(
+        op="matvec",
+        dtype="bfloat16",
+        sizes=sizes,
+        candidates=shapes(((1, 2048), (2, 1024), (2, 2048), (4, 1024), (4, 2048), (8, 1024)), (2, 4, 8), (1,)),
+        launches=lambda shape: (matvec(x, weight, out=out, shape=shape),),
     )
 
 

@@ -2,67 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from penstock.attention.backend import AttentionBackend, ForwardBatch
+from penstock.layers.between import Batched, Between, FewRows, dense
 from penstock.layers.decoder_weights import DecoderWeights
 from penstock.layers.segment import Segment
 from penstock.layers.workspace import Workspace
 from penstock_kernels.cpu.decoder_plan import DecoderLayer
-from penstock_kernels.cpu.packed_weight import PackedWeight
-from penstock_kernels.gpu.dense_weight import DenseWeight
-from penstock_kernels.gpu.gated_activation import gated_activation
+from penstock_kernels.gpu.matvec import MOST_ROWS, Norm
 from penstock_kernels.gpu.rms_norm import rms_norm
 from penstock_kernels.gpu.rope_kv_write import HeadNorms, rope_kv_write
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuLayer:
-    """One layer as it runs here."""
-
-    weights: DecoderLayer
-    qkv: DenseWeight
-    output: DenseWeight
-    gate_up: DenseWeight
-    down: DenseWeight
-    norms: HeadNorms | None
-
-    @classmethod
-    def of(cls, layer: DecoderLayer, eps: float) -> GpuLayer:
-        """The same weights."""
-        norms = None
-        if layer.q_norm is not None and layer.k_norm is not None:
-            norms = HeadNorms(query=layer.q_norm, key=layer.k_norm, eps=eps)
-        return cls(
-            weights=layer,
-            qkv=dense(layer.qkv),
-            output=dense(layer.output),
-            gate_up=dense(layer.gate_up),
-            down=dense(layer.down),
-            norms=norms,
-        )
-
-
-def dense(weight: PackedWeight) -> DenseWeight:
-    """What `GpuOps` packed."""
-    assert isinstance(weight, DenseWeight), f"a weight of {type(weight).__name__} on a GPU"
-    return weight
+def head_norms(layer: DecoderLayer, eps: float) -> HeadNorms | None:
+    """The norms of a layer's queries and keys, if it has any."""
+    if layer.q_norm is None or layer.k_norm is None:
+        return None
+    return HeadNorms(query=layer.q_norm, key=layer.k_norm, eps=eps)
 
 
 class GpuDecoder:
     """Runs a model's layers between attentions as one piece each; nothing is allocated while it runs."""
 
     def __init__(self, weights: DecoderWeights, workspace: Workspace, attention: AttentionBackend) -> None:
+        eps = weights.shape.eps
         self.workspace = workspace
         self.attention = attention
-        self._eps = weights.shape.eps
-        self._layers = [GpuLayer.of(layer, self._eps) for layer in weights.layers]
+        self._batched, self._few = Batched(weights, workspace), FewRows(weights, workspace)
+        self._head_norms = [head_norms(layer, eps) for layer in weights.layers]
         self._embedding, self._head = dense(weights.embedding), dense(weights.head)
-        self._final_norm, self._cos_sin = weights.final_norm, weights.cos_sin
+        self._final_norm, self._cos_sin = Norm(weight=weights.final_norm, eps=eps), weights.cos_sin
 
     @property
     def hidden(self) -> Tensor:
@@ -76,16 +49,17 @@ class GpuDecoder:
         shape.
         """
         work = self.workspace
-        num_tokens, last = len(batch.input_ids), len(self._layers) - 1
+        num_tokens, last = len(batch.input_ids), len(self._head_norms) - 1
         assert num_tokens <= work.limits.max_tokens, f"{num_tokens} tokens in a workspace of {work.limits.max_tokens}"
+        between: Between = self._few if self._are_few(num_tokens) else self._batched
         query, attended = work.query(num_tokens), work.attended(num_tokens)
         segments = [
             Segment(run=partial(self.attention.prepare, batch), is_attention=True),
-            Segment(run=partial(self._begin, batch), is_attention=False),
+            Segment(run=partial(self._begin, batch, between), is_attention=False),
         ]
-        for index in range(len(self._layers)):
+        for index in range(last + 1):
             attend = partial(self.attention.attend, index, query, batch, attended)
-            piece = partial(self._between, index, batch) if index < last else partial(self._end, num_tokens)
+            piece = partial(self._next, index, batch, between) if index < last else partial(between.last, num_tokens)
             segments += (Segment(run=attend, is_attention=True), Segment(run=piece, is_attention=False))
         return segments
 
@@ -97,56 +71,33 @@ class GpuDecoder:
 
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """`hidden` [k, hidden_size] -> [k, vocab_size], in float32 unless `out` says otherwise; final norm included."""
-        most = len(self.workspace.normed)
+        most, norm = len(self.workspace.normed), self._final_norm
         assert len(hidden) <= most, f"logits of {len(hidden)} rows in a workspace of {most}"
-        normed = self.workspace.normed[: len(hidden)]
         if out is None:
             out = torch.empty(len(hidden), self._head.out_features, dtype=torch.float32, device=hidden.device)
-        rms_norm(hidden, self._final_norm, self._eps, out=normed).run()
+        if self._are_few(len(hidden)):
+            return self._head.product_of_few(hidden, out, norm=norm)
+        normed = self.workspace.normed[: len(hidden)]
+        rms_norm(hidden, norm.weight, norm.eps, out=normed).run()
         return self._head.product(normed, out)
 
-    def _begin(self, batch: ForwardBatch) -> None:
+    def _are_few(self, num_rows: int) -> bool:
+        """Whether so many rows go through kernels of their own; their bits then depend on how many they are."""
+        return num_rows <= MOST_ROWS and not self._head.is_fixed
+
+    def _begin(self, batch: ForwardBatch, between: Between) -> None:
         """Embed, and get the first layer's queries, keys and values ready."""
         work, num_tokens = self.workspace, len(batch.input_ids)
         self._embedding.rows(batch.input_ids, work.ids[:num_tokens], work.hidden[:num_tokens])
-        rms_norm(
-            work.hidden[:num_tokens], self._layers[0].weights.input_norm, self._eps, out=work.normed[:num_tokens]
-        ).run()
-        self._query_key_value(0, batch)
+        self._write(0, between.first(num_tokens), batch)
 
-    def _between(self, index: int, batch: ForwardBatch) -> None:
+    def _next(self, index: int, batch: ForwardBatch, between: Between) -> None:
         """From a layer's attention to the next one's."""
-        self._mlp(index, len(batch.input_ids))
-        self._add_and_norm(self._layers[index + 1].weights.input_norm, len(batch.input_ids))
-        self._query_key_value(index + 1, batch)
+        self._write(index + 1, between.next(index, len(batch.input_ids)), batch)
 
-    def _end(self, num_tokens: int) -> None:
-        """What follows the last attention."""
-        self._mlp(len(self._layers) - 1, num_tokens)
-        self.workspace.hidden[:num_tokens].add_(self.workspace.delta[:num_tokens])
-
-    def _mlp(self, index: int, num_tokens: int) -> None:
-        """From what attention left to what the MLP adds to the residual stream."""
-        layer, work = self._layers[index], self.workspace
-        delta, normed = work.delta[:num_tokens], work.normed[:num_tokens]
-        layer.output.product(work.attended(num_tokens).flatten(1), delta)
-        self._add_and_norm(layer.weights.mlp_norm, num_tokens)
-        gate_up = layer.gate_up.product(normed, work.wide(num_tokens, layer.gate_up.out_features))
-        activated = work.activated(num_tokens, layer.down.in_features)
-        gated_activation(gate_up, "silu", out=activated).run()
-        layer.down.product(activated, delta)
-
-    def _add_and_norm(self, weight: Tensor, num_tokens: int) -> None:
-        """Add `delta` to the residual stream, and norm that."""
-        work = self.workspace
-        normed, residual = work.normed[:num_tokens], work.hidden[:num_tokens]
-        rms_norm(work.delta[:num_tokens], weight, self._eps, out=normed, residual=residual).run()
-
-    def _query_key_value(self, index: int, batch: ForwardBatch) -> None:
+    def _write(self, index: int, qkv: Tensor, batch: ForwardBatch) -> None:
         """Rotated queries into the workspace, keys and values into the cache."""
         assert batch.slots is not None, "a batch without slots on a GPU"
-        layer, work, num_tokens = self._layers[index], self.workspace, len(batch.input_ids)
-        qkv = layer.qkv.product(work.normed[:num_tokens], work.wide(num_tokens, layer.qkv.out_features))
         rope_kv_write(
             qkv,
             batch.kv_cache,
@@ -154,6 +105,6 @@ class GpuDecoder:
             positions=batch.positions,
             slots=batch.slots,
             cos_sin=self._cos_sin,
-            query=work.query(num_tokens),
-            norms=layer.norms,
+            query=self.workspace.query(len(batch.input_ids)),
+            norms=self._head_norms[index],
         ).run()

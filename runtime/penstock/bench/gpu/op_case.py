@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from penstock.bench.gpu.shapes import BLOCK_SIZE, ModelShape
-from penstock_kernels.gpu import gated_activation, gather_logprobs, prepare_inputs, rms_norm, rope_kv_write
+from penstock_kernels.gpu import gated_activation, gather_logprobs, matvec, prepare_inputs, rms_norm, rope_kv_write
+from penstock_kernels.gpu.matvec import Norm
 from penstock_kernels.gpu.prepare_inputs import TableColumns
 from penstock_kernels.gpu.registry import Inputs, Op
 from penstock_kernels.gpu.rope_kv_write import UNSCALED, HeadNorms
@@ -181,6 +182,39 @@ def fixed_matmul_case(model: ModelShape, tokens: int, make: Maker) -> OpCase:
     )
 
 
+def gate_up_case(model: ModelShape, make: Maker) -> OpCase:
+    """The first half of an MLP with one row: norm, product, activation."""
+    x, norm = make.normal(1, model.hidden), make.normal(model.hidden)
+    weight = make.normal(2 * model.intermediate, model.hidden) * model.hidden**-0.5
+
+    def plain() -> Tensor:
+        normed = torch.nn.functional.rms_norm(x, (model.hidden,), norm, 1e-6)
+        return gated_activation.reference(torch.nn.functional.linear(normed, weight), "silu")
+
+    around: Inputs = {"norm": Norm(weight=norm, eps=1e-6), "is_gated": True, "residual": None}
+    return OpCase(
+        op=matvec.OP.name,
+        shape=f"{len(weight)} x {model.hidden}, norm and gate",
+        inputs={"x": x, "weight": weight, "bias": None, **around, "out": make.empty(1, model.intermediate)},
+        num_bytes=weight.nbytes,
+        plain=plain,
+    )
+
+
+def down_case(model: ModelShape, make: Maker) -> OpCase:
+    """Its second half: product and residual connection."""
+    x, residual = make.normal(1, model.intermediate), make.normal(1, model.hidden)
+    weight = make.normal(model.hidden, model.intermediate) * model.intermediate**-0.5
+    around: Inputs = {"norm": None, "is_gated": False, "residual": residual}
+    return OpCase(
+        op=matvec.OP.name,
+        shape=f"{model.hidden} x {model.intermediate}, residual",
+        inputs={"x": x, "weight": weight, "bias": None, **around, "out": make.empty(1, model.hidden)},
+        num_bytes=weight.nbytes,
+        plain=lambda: torch.nn.functional.linear(x, weight) + residual,
+    )
+
+
 def copy_blocks_case(model: ModelShape, blocks: int, make: Maker) -> OpCase:
     """Whole blocks, all layers."""
     cache = make.normal(2 * blocks, model.kv_heads, model.layers, 2, BLOCK_SIZE, model.head_dim)
@@ -240,6 +274,7 @@ def op_cases(model: ModelShape, make: Maker, *, scale: int = 1) -> list[tuple[st
             for name, build in per_token.items()
             for tokens in (decode, prompt)
         ),
+        *(("matvec", partial(build, model, make)) for build in (gate_up_case, down_case)),
         ("gather_logprobs", partial(gather_logprobs_case, model, decode, make)),
         *(("sample_tokens", partial(sample_tokens_case, model, decode, make, limits)) for limits in ({}, usual)),
         ("copy_blocks", partial(copy_blocks_case, model, blocks, make)),
