@@ -54,7 +54,8 @@ def prepare_nixl(*, is_local: bool) -> None:
     """Set what NIXL and UCX read when they are loaded, unless it is set already.
 
     They keep to themselves what we say better (`NIXL_LOG_LEVEL`, `UCX_LOG_LEVEL`), and if all peers are on this machine
-    they listen on no other device (`UCX_NET_DEVICES`), since UCX asks nobody who connects for a key.
+    they listen on no other device (`UCX_NET_DEVICES`), since UCX asks nobody who connects for a key. Transports
+    (`UCX_TLS`) are left to UCX: without that setting it takes all that there are, with a GPU those of CUDA too.
     """
     os.environ.setdefault("NIXL_LOG_LEVEL", "FATAL")
     os.environ.setdefault("UCX_LOG_LEVEL", "fatal")

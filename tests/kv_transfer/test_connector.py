@@ -7,8 +7,9 @@ import time
 import msgspec
 import pytest
 
+from penstock.errors import DeviceError, DeviceFault
 from penstock.internal.protocol import Ended
-from penstock.kv_transfer.messages import Fetch, ReturnLease
+from penstock.kv_transfer.messages import Fetch, ReturnLease, Unattached
 from penstock.sampling.params import SamplingParams
 from support.lives import BLOCK_SIZE, collect, reference, submit, tokens_of
 from support.scripted_worker import Fabric
@@ -252,6 +253,14 @@ async def test_a_worker_whose_transfer_thread_ends_ends_the_engine(tmp_path):
         await decode.until(lambda: decode.life.failure)
         failure, decode.life.failure = decode.life.failure, None
         assert str(failure) == "the worker's transfer thread is gone"
+
+
+async def test_a_device_that_fails_while_it_copies_ends_the_engine_with_its_exit_code(tmp_path):
+    async with pair_of_pods(tmp_path) as (_, decode):
+        decode.life.worker._send(Unattached.of(DeviceError(DeviceFault.HARDWARE, "uncorrectable ECC error")))
+        await decode.until(lambda: decode.life.failure)
+        failure, decode.life.failure = decode.life.failure, None
+        assert (type(failure), failure.exit_code) == (DeviceError, 82)
 
 
 async def test_an_urgent_prompt_that_finds_no_room_gets_that_of_one_that_cannot_go_on(tmp_path):

@@ -165,6 +165,7 @@ def test_a_returned_lease_arrives_as_a_notification(pair: Pair):
         ({"agent": "somebody else"}, "metadata is of the agent"),
         ({"metadata": b"nonsense"}, "NIXL failed"),
         ({"metadata": b""}, "NIXL failed"),
+        ({"kind": "VRAM"}, "NIXL failed"),
     ],
 )
 def test_an_endpoint_that_does_not_fit_is_refused(pair: Pair, changes: dict, why: str):
@@ -317,4 +318,12 @@ def test_without_nixl_the_first_word_says_what_to_install(tmp_path):
     worker = KvWorker(tmp_path, "prefill", has_nixl=False)
     assert isinstance(worker.first, Unattached)
     assert "pip install 'penstock[nixl]'" in worker.first.why
+    worker.close()
+
+
+def test_nixl_that_cannot_reach_a_gpu_is_one_line_that_says_what_it_needs(tmp_path):
+    worker = KvWorker(tmp_path, "decode", is_gpu=True)  # it calls host memory a GPU's, which NIXL sees
+    assert isinstance(worker.first, Unattached)
+    assert worker.first.why.startswith("NIXL failed to register the GPU's memory; it needs nixl-cu12 or nixl-cu13, ")
+    assert "\n" not in worker.first.why
     worker.close()

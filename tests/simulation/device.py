@@ -76,12 +76,22 @@ class Device:
 
     def __init__(self, num_blocks: int) -> None:
         self.memory: list[Content] = [[NOTHING] * BLOCK_SIZE for _ in range(num_blocks)]
+        self.is_delayed = False  # nothing runs just now
         self._rows: dict[int, Row] = {}
         self._steps: deque[Writing] = deque()
 
     @property
     def is_busy(self) -> bool:
         return bool(self._steps)
+
+    @property
+    def to_write(self) -> set[int]:
+        """Blocks that the step which runs is still going to write to."""
+        found = set()
+        for number, count in self._steps[0].left if self._steps else ():
+            row = self._rows[number]
+            found |= {row.blocks[at // BLOCK_SIZE] for at in range(row.num_computed, row.num_computed + count)}
+        return found
 
     def submit(self, plan: StepPlan) -> None:
         self._steps.append(Writing(plan, []))

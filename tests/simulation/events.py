@@ -8,6 +8,7 @@ from typing import Any
 from penstock.core.request import RequestKey
 from penstock.kv_transfer.messages import LeaseReturned
 from penstock.kv_transfer.switchboard import Happened, Order
+from simulation.device import Device
 from simulation.pods import LEASE_SECONDS, Call, DecodePod, Pod, PrefillPod, Read, checksum
 from simulation.routing import Client
 from simulation.world import World
@@ -68,7 +69,7 @@ def possible_steps(pod: Pod) -> list[Event]:
     if pod.can_schedule:
         found += [(schedule, pod)] * (1 if pod.num_barren > 1 else 3)
     if pod.device.is_busy:
-        found += [(work, pod)] * 3
+        found += [(resume, pod.device)] if pod.device.is_delayed else [(work, pod)] * 3
     if pod.results:
         found += [(apply, pod)] * 3
     if pod.link.inbox:
@@ -151,7 +152,7 @@ def hear(world: World, call: Call) -> None:
         world.decode.act(puller.call_lost(call.number, "the answer ended"))
 
 
-def resume(world: World, it: Call | Read) -> None:
+def resume(world: World, it: Call | Read | Device) -> None:
     """What was delayed goes on, mostly not at once."""
     it.is_delayed = world.random.random() < 0.9
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from penstock.core.request import RequestKey
 from penstock.internal.frames import FrameKind
+from simulation.device import Device
 from simulation.events import Event, pass_time, take_hang_up
 from simulation.pods import Call, DecodePod, PrefillPod, Read
 from simulation.routing import Client
@@ -18,6 +19,8 @@ def possible(world: World) -> list[Event]:
         found += [(kill_prefill, None), (kill_front_end, None)]
     for pod in (decode, prefill):
         found += [(go_on, pod)] * 3 if pod.is_stopped else [(stop, pod)]
+        if pod.device.is_busy and not pod.device.is_delayed:
+            found += [(delay, pod.device)] * 4
     found += [(act, call) for call in decode.calls.values() for act in (break_call, cut_off)]
     found += [(delay, call) for call in decode.calls.values() if not call.is_delayed] * 2
     found += [(repeat_announcement, call) for call in decode.calls.values() if call.sent]
@@ -128,8 +131,8 @@ def give_up_read(world: World, read: Read) -> None:
         world.decode.act(world.decode.puller.pulled(read.pull.pull, "too slow", world.now, is_over=False))
 
 
-def delay(world: World, it: Call | Read) -> None:
-    """The link carries nothing of it for a while."""
+def delay(world: World, it: Call | Read | Device) -> None:
+    """The link carries nothing of it for a while, or the device does nothing."""
     it.is_delayed = True
 
 

@@ -39,6 +39,7 @@ def test_ten_thousand_interleavings_keep_every_invariant():
     [
         {"checks_checksums": False, "checksum_shares": (1.0,)},
         {"keeps_busy_blocks": False},
+        {"keeps_departing_blocks": False, "fault_rates": (0.1,), "max_requests": 8, "num_events": 150},
         {"clears_words": False, "checksum_shares": (0.0,), "visits": (8,)},
         {"keeps_records": False},
     ],

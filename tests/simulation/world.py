@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
+from penstock.core.departures import Departures
 from penstock.core.kv.block_hash import root_hash
 from penstock.core.request import RequestKey
 from penstock.internal.frames import FrameKind, FrameReader
@@ -31,8 +32,17 @@ class Settings:
     checks_epoch: bool = True
     checks_checksums: bool = True
     keeps_busy_blocks: bool = True
+    keeps_departing_blocks: bool = True
     clears_words: bool = True
     keeps_records: bool = True
+
+
+class HastyDepartures(Departures):
+    """Gives blocks away while a step in flight may still write to them."""
+
+    def leave(self, row: int, newest_step: int) -> None:
+        self._kv.pool.release(self._kv.take(row))
+        super().leave(row, newest_step)
 
 
 class World:
@@ -43,7 +53,7 @@ class World:
         self.settings, self.now = settings, 100.0
         # blocks there and here: one request fits
         sizes = (random.choice((7, 7, 8, 12)), random.choice((9, 9, 10, 14)))
-        self.shapes = [(size, random.choice((4, 7, 16)), random.choice((1, 1, 2))) for size in sizes]
+        self.shapes = [(size, random.choice((4, 7, 16)), random.choice((1, 2, 2))) for size in sizes]
         self.checksum_share = random.choice(settings.checksum_shares)
         self.fault_rate = random.choice(settings.fault_rates)
         self.is_one_sided = random.random() < 0.6  # a READ goes on while its source is stopped
@@ -75,6 +85,8 @@ class World:
         if not self.prefill.is_dead:
             pod.know(self.prefill)
         pod.keeps_busy_blocks = self.settings.keeps_busy_blocks
+        if not self.settings.keeps_departing_blocks:
+            pod.scheduler._departures.__class__ = HastyDepartures
         return pod
 
     def ask(self) -> None:
@@ -167,11 +179,12 @@ class World:
             memory = pod.device.memory
             for name, block in pod.pool._cached.items():
                 assert memory[block] == self.contents[name], f"block {block} can be found and holds something else"
-        pool = self.decode.pool
+        pool, to_write = self.decode.pool, self.decode.device.to_write if self.decode.reads else set()
         for read in self.decode.reads.values():
             for block in read.pull.local:
                 is_kept = block in pool._tickets and not pool._owners[block] and pool._hash_of[block] is None
                 assert is_kept, f"block {block} is used while a READ may write to it"
+                assert block not in to_write, f"block {block} is READ to while a step may write to it"
             if read.source.words.epochs[read.pull.lease] == read.pull.epoch:
                 memory = read.source.device.memory
                 held = [memory[block] for block in read.pull.remote]

@@ -22,7 +22,7 @@ from penstock.worker.gpu.worker import Gpu, GpuWorker, open_gpu
 from penstock.worker.phases import Phases
 from support.engines import Bench, build_request
 from support.fake_device import FakeDevice
-from support.thread_stream import ThreadStream
+from support.thread_stream import InlineStream, ThreadStream
 from support.tiny_worker import BLOCK_BYTES, NUM_BLOCKS, TinyWorker
 
 TOTAL_BYTES = 16 << 30
@@ -40,11 +40,16 @@ def gpu_config(tiny: TinyWorker, *, overlap: bool = True, optimize: int = 0, **c
     )
 
 
-def play_gpu(new_stream: Callable[[], Stream] = ThreadStream, probe: Callable[[], Probe] | None = None) -> Gpu:
-    """The GPU, or one that a stream plays."""
+def play_gpu(
+    new_stream: Callable[[], Stream] = ThreadStream,
+    probe: Callable[[], Probe] | None = None,
+    copies: Stream | None = None,
+) -> Gpu:
+    """The GPU, or one that streams play."""
     if torch.cuda.is_available():
         return open_gpu()
-    return Gpu(stream=new_stream(), probe=probe or (lambda: Probe(free=TOTAL_BYTES, total=TOTAL_BYTES)))
+    probe = probe or (lambda: Probe(free=TOTAL_BYTES, total=TOTAL_BYTES))
+    return Gpu(stream=new_stream(), copies=copies or InlineStream(), probe=probe)
 
 
 def build_gpu_worker(

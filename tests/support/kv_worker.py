@@ -36,6 +36,7 @@ class KvWorkerLaunch(msgspec.Struct, frozen=True, kw_only=True):
     fd: int
     has_nixl: bool
     hurry: float  # its clock runs so many times as fast
+    is_gpu: bool  # it calls its memory a GPU's
 
 
 def map_memory(file: str, num_blocks: int, block_bytes: int) -> np.ndarray:
@@ -56,6 +57,7 @@ class KvWorker:
         is_tcp: bool = False,
         has_nixl: bool = True,
         hurry: float = 1.0,
+        is_gpu: bool = False,
         **config,
     ):
         self.folder, self.is_tcp = folder, is_tcp
@@ -77,6 +79,7 @@ class KvWorker:
             fd=theirs.fileno(),
             has_nixl=has_nixl,
             hurry=hurry,
+            is_gpu=is_gpu,
         )
         command = [sys.executable, __file__, msgspec.json.encode(launch).decode()]
         environment = os.environ | {"PYTHONWARNINGS": ""} | ({"UCX_TLS": "tcp"} if is_tcp else {})
@@ -143,6 +146,7 @@ def build_pull(number: int, remote, local, lease: tuple[int, int], *, checksums=
 
 def main(word: str) -> None:
     from penstock import envs
+    from penstock.kv_transfer.kv_blocks import HostBlocks, Place
     from penstock.kv_transfer.transfer_thread import TransferThread
     from penstock.logs import configure
 
@@ -154,9 +158,13 @@ def main(word: str) -> None:
     if not launch.has_nixl:
         sys.modules["nixl"] = None  # type: ignore[assignment]
     clock = lambda: time.monotonic() * launch.hurry  # noqa: E731
-    thread = TransferThread(socket.socket(fileno=launch.fd), launch.config, launch.transfer, clock)
+    connection = socket.socket(fileno=launch.fd)
+    thread = TransferThread(connection, launch.config, launch.transfer, clock, may_use_gpu=launch.is_gpu)
     thread.start()
-    thread.attach(map_memory(launch.memory_file, launch.num_blocks, launch.block_bytes))
+    blocks = HostBlocks(map_memory(launch.memory_file, launch.num_blocks, launch.block_bytes))
+    if launch.is_gpu:
+        blocks.place = Place("VRAM", 0)
+    thread.attach(blocks)
     thread.join()
 
 

@@ -43,11 +43,10 @@ class SharingLife:
         self.identity = Identity(epoch=epoch, session=f"session-{next(SESSIONS)}", fingerprint=FINGERPRINT)
         self.sharing = Sharing(launch, self.identity)
         self.table = LeaseTable(launch.run_path / LEASE_FILE)
-        self.device = AsyncFakeDevice(num_blocks, BLOCK_SIZE, 2, step_time)
-        self.worker = ScriptedWorker(fabric, self.device, self.table, self.identity.session, FINGERPRINT)
+        self.device, self.worker = self.open_device(fabric, num_blocks, step_time)
         self.device.transfer = self.worker.connection
-        connect = self.sharing.attach(self.device, Memory())
-        self.core = EngineCore(launch.config, self.device, Memory(num_blocks), CONTEXT, connect)
+        memory = Memory(num_blocks)
+        self.core = EngineCore(launch.config, self.device, memory, CONTEXT, self.sharing.attach(self.device, memory))
         ready = EngineReady(
             epoch=epoch,
             num_blocks=num_blocks - 1,
@@ -63,6 +62,11 @@ class SharingLife:
         self._is_ended = False
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
+
+    def open_device(self, fabric: Fabric, num_blocks: int, step_time: float):
+        """What runs steps, and what moves blocks."""
+        device = AsyncFakeDevice(num_blocks, BLOCK_SIZE, 2, step_time)
+        return device, ScriptedWorker(fabric, device, self.table, self.identity.session, FINGERPRINT)
 
     def _run(self) -> None:
         try:
@@ -92,15 +96,17 @@ class SharingLife:
 class SharingPod:
     """An engine core and its front-end; for a prefill pod also its internal port."""
 
-    def __init__(self, folder, fabric: Fabric, *, scheduler=None, **transfer) -> None:
+    def __init__(self, folder, fabric: Fabric, *, scheduler=None, life=SharingLife, parts=None, **transfer) -> None:
+        """`parts`: of the configuration, instead of the usual ones."""
         folder.mkdir()
         launch = build_launch(folder, **(scheduler or {}))
         config = dataclasses.replace(
             launch.config,
             transfer=TransferConfig(**({"remote_prefill_min_tokens": 8, "kv_stall_seconds": 1.0} | transfer)),
+            **(parts or {}),
         )
         self.launch = msgspec.structs.replace(launch, config=config)
-        self.fabric = fabric
+        self.fabric, self._life = fabric, life
         self.llm = build_llm(self.launch)
         self.peer = ScriptedPeer()
         self.lives: list[SharingLife] = []
@@ -114,7 +120,7 @@ class SharingPod:
         return self.life.core.stats()
 
     def begin(self, **options) -> SharingLife:
-        self.lives.append(SharingLife(self.launch, self.fabric, len(self.lives) + 1, **options))
+        self.lives.append(self._life(self.launch, self.fabric, len(self.lives) + 1, **options))
         return self.life
 
     async def start(self, **options) -> None:

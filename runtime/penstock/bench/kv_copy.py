@@ -31,6 +31,7 @@ from penstock.config import TransferConfig
 from penstock.errors import PenstockError
 from penstock.internal.protocol import KvEndpoint
 from penstock.kv_transfer.checksum import checksum_of
+from penstock.kv_transfer.kv_blocks import HostBlocks
 from penstock.kv_transfer.lease_table import LeaseTable
 from penstock.kv_transfer.messages import Attached, Meet, Pull, Pulled, TransferLaunch, TransferOutput, Unattached
 from penstock.kv_transfer.nixl import LOCAL, NixlAgent, import_nixl
@@ -134,7 +135,7 @@ def transfer_thread(role: str, memory: NDArray[np.uint8], folder: Path) -> Itera
     launch = TransferLaunch(session=secrets.token_hex(8), fingerprint="bench", lease_file=str(folder / "leases"))
     thread = TransferThread(theirs, TransferConfig(role=role), launch)
     thread.start()
-    thread.attach(memory)
+    thread.attach(HostBlocks(memory))
     channel = Channel(ours)
     try:
         yield table, channel

@@ -94,7 +94,7 @@ class Sharing:
         except (EOFError, TimeoutError) as error:
             raise PenstockError(f"the worker did not say whether it can move KV blocks: {error}") from None
         if isinstance(answer, Unattached):
-            raise PenstockError(answer.why)
+            raise answer.to_error()
         assert isinstance(answer, Attached), f"the worker's first word was {type(answer).__name__}"
         self.endpoint = answer.endpoint
         link, table = self._build_link(line), self._table

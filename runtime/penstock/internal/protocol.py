@@ -12,6 +12,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import msgspec
 
 LOAD_PATH = "/internal/v1/load"
@@ -72,6 +74,8 @@ class KvEndpoint(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     num_blocks: int
     lease_base: int  # address of the words of `kv_transfer.lease_table`
     num_leases: int
+    kind: Literal["DRAM", "VRAM"] = "DRAM"  # NIXL's word for the memory of the blocks; lease words are DRAM always
+    device: Annotated[int, msgspec.Meta(ge=0)] = 0  # number of that memory's GPU in the pod
 
 
 class PrefillCall(msgspec.Struct, frozen=True, kw_only=True):

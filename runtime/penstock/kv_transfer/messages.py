@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from penstock.core.plan import Ints
+from penstock.errors import DeviceError, DeviceFault, PenstockError
 from penstock.internal.protocol import KvEndpoint
 
 
@@ -84,9 +85,21 @@ class Attached(msgspec.Struct, frozen=True, kw_only=True, tag="attached"):
 
 
 class Unattached(msgspec.Struct, frozen=True, kw_only=True, tag="unattached"):
-    """It cannot work, for a reason that a person can mend."""
+    """It cannot work, for a reason that a person can mend, or because the device failed."""
 
     why: str
+    fault: str = ""  # name of a `DeviceFault`; empty for any other reason
+
+    @classmethod
+    def of(cls, error: PenstockError) -> Unattached:
+        """The error as text."""
+        if isinstance(error, DeviceError):
+            return cls(why=error.detail, fault=error.fault.name)
+        return cls(why=str(error))
+
+    def to_error(self) -> PenstockError:
+        """The same error again."""
+        return DeviceError(DeviceFault[self.fault], self.why) if self.fault else PenstockError(self.why)
 
 
 class Met(msgspec.Struct, frozen=True, kw_only=True, tag="met"):

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.internal.protocol import KvEndpoint
+from penstock.kv_transfer.kv_blocks import Bytes, KvBlocks, Place
 from penstock.kv_transfer.lease_table import FREE, NUM_LEASES, ROW, LeaseTable
 from penstock.kv_transfer.messages import LeaseReturned, Pull
 from penstock.kv_transfer.nixl import LOCAL, NixlAgent, NixlError, Read
@@ -71,7 +72,7 @@ class NixlMover:
     def __init__(
         self,
         agent: NixlAgent,  # a new one; the mover closes it
-        memory: NDArray[np.uint8],  # [num_blocks, block_bytes]
+        blocks: KvBlocks,
         leases: LeaseTable | None,  # None: peers never READ from here
         *,
         session: str,
@@ -80,7 +81,7 @@ class NixlMover:
     ) -> None:
         """Raises `NixlError`."""
         self.num_dropped = 0  # notifications that were none of ours
-        self._memory, self._leases = memory, leases
+        self._blocks, self._leases = blocks, leases
         self._session, self._fingerprint, self._clock = session, fingerprint, clock
         self._words: NDArray[np.uint64] = np.zeros(NUM_WORDS, dtype=np.uint64)  # where lease words are READ to
         self._free_words = deque(range(NUM_WORDS))
@@ -89,20 +90,20 @@ class NixlMover:
         self._register(agent)
 
     def _register(self, agent: NixlAgent) -> None:
-        self._agent = agent
-        self._agent.register(self._memory.ctypes.data, self._memory.nbytes)
+        self._agent, blocks = agent, self._blocks
+        width, count = blocks.block_bytes, blocks.num_blocks
+        self._agent.register(blocks.address, count * width, blocks.place)
         self._agent.register(self._words.ctypes.data, self._words.nbytes)
         if self._leases is not None:
             self._agent.register(self._leases.address, self._leases.rows.nbytes)
-        num_blocks, width = self._memory.shape
         list_ours = self._agent.list_parts
-        self._our_blocks = list_ours(LOCAL, self._memory.ctypes.data, width, count=num_blocks, stride=width)
+        self._our_blocks = list_ours(LOCAL, blocks.address, width, count=count, stride=width, place=blocks.place)
         self._our_words = list_ours(LOCAL, self._words.ctypes.data, WORD_BYTES, count=NUM_WORDS, stride=WORD_BYTES)
 
     @property
     def block_bytes(self) -> int:
         """Of one block."""
-        return int(self._memory.shape[1])
+        return self._blocks.block_bytes
 
     @property
     def has_reads(self) -> bool:
@@ -123,11 +124,13 @@ class NixlMover:
             session=self._session,
             agent=self._agent.name,
             metadata=self._agent.metadata(),
-            base=self._memory.ctypes.data,
+            base=self._blocks.address,
             block_bytes=self.block_bytes,
-            num_blocks=len(self._memory),
+            num_blocks=self._blocks.num_blocks,
             lease_base=self._leases.address,
             num_leases=NUM_LEASES,
+            kind=self._blocks.place.kind,
+            device=self._blocks.place.device,
         )
 
     def meet(self, number: int, endpoint: KvEndpoint) -> str:
@@ -161,7 +164,7 @@ class NixlMover:
             raise NixlError("the peer is not known")
         if len(order.local) != len(order.remote):
             raise NixlError(f"{len(order.remote)} blocks there do not fit {len(order.local)} blocks here")
-        if not _are_ids(order.local, len(self._memory)) or not _are_ids(order.remote, peer.endpoint.num_blocks):
+        if not _are_ids(order.local, self._blocks.num_blocks) or not _are_ids(order.remote, peer.endpoint.num_blocks):
             raise NixlError("a block of the pull does not exist")
         if not 0 <= order.lease < peer.endpoint.num_leases:
             raise NixlError("there is no such lease there")
@@ -195,10 +198,9 @@ class NixlMover:
         self._free_words.append(word)
         return int(self._words[word])
 
-    def block(self, number: int) -> NDArray[np.uint8]:
-        """A block of ours, uint8 [block_bytes]."""
-        block: NDArray[np.uint8] = self._memory[number]
-        return block
+    def block(self, number: int) -> Bytes:
+        """See `KvBlocks.read`."""
+        return self._blocks.read(number)
 
     def return_lease(self, number: int, lease: int, epoch: int) -> None:
         """Tell the peer that its lease is not needed any more; if that does not reach it, the lease expires."""
@@ -230,10 +232,10 @@ class NixlMover:
         try:
             if name != endpoint.agent:
                 raise NixlError(f"its metadata is of the agent {name}, not {endpoint.agent}")
-            width, count = endpoint.block_bytes, endpoint.num_blocks
-            blocks = self._agent.list_parts(name, endpoint.base, width, count=count, stride=width)
-            place, count = endpoint.lease_base, endpoint.num_leases
-            words = self._agent.list_parts(name, place, WORD_BYTES, count=count, stride=ROW.itemsize)
+            width, count, place = endpoint.block_bytes, endpoint.num_blocks, Place(endpoint.kind, endpoint.device)
+            blocks = self._agent.list_parts(name, endpoint.base, width, count=count, stride=width, place=place)
+            count, stride = endpoint.num_leases, ROW.itemsize
+            words = self._agent.list_parts(name, endpoint.lease_base, WORD_BYTES, count=count, stride=stride)
         except NixlError:
             self._agent.remove(name)
             raise

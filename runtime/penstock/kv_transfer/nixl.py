@@ -17,9 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import PenstockError
+from penstock.kv_transfer.kv_blocks import HOST, Place
 
 LOCAL = "NIXL_INIT_AGENT"  # NIXL's name for this side
-KIND = "DRAM"
+GPU_MEMORY = (  # of which NIXL says only that it failed
+    "register the GPU's memory; it needs nixl-cu12 or nixl-cu13, whichever has the CUDA of torch, the driver's "
+    "libcuda.so.1 and libnvidia-ml.so.1, and cuda in UCX_TLS if that is set"
+)
 
 
 class NixlError(PenstockError):
@@ -74,23 +78,25 @@ class NixlAgent:
         if not self._nixl.backends:
             raise NixlError("NIXL has no UCX plugin here: pip install --force-reinstall nixl")
 
-    def register(self, address: int, num_bytes: int) -> None:
+    def register(self, address: int, num_bytes: int, place: Place = HOST) -> None:
         """Let this memory be filled by READs of ours, and be READ by peers that know our metadata."""
-        with self._plain("register memory"):
-            self._nixl.register_memory([(address, num_bytes, 0, "")], KIND)
+        with self._plain("register memory" if place == HOST else GPU_MEMORY):
+            self._nixl.register_memory([(address, num_bytes, place.device, "")], place.kind)
 
     def metadata(self) -> bytes:
         """What a peer needs to READ the registered memory."""
         with self._plain("describe itself"):
             return bytes(self._nixl.get_agent_metadata())
 
-    def list_parts(self, agent: str, address: int, num_bytes: int, *, count: int, stride: int) -> Any:
+    def list_parts(
+        self, agent: str, address: int, num_bytes: int, *, count: int, stride: int, place: Place = HOST
+    ) -> Any:
         """A list of `count` parts of registered memory, `stride` bytes apart, of ours (`LOCAL`) or of a peer."""
         parts = np.zeros((count, 3), dtype=np.uint64)  # address, length, device
         parts[:, 0] = np.uint64(address) + np.arange(count, dtype=np.uint64) * np.uint64(stride)
-        parts[:, 1] = num_bytes
+        parts[:, 1], parts[:, 2] = num_bytes, place.device
         with self._plain("list memory"):
-            return self._nixl.prep_xfer_dlist(agent, parts, KIND)
+            return self._nixl.prep_xfer_dlist(agent, parts, place.kind)
 
     def add(self, metadata: bytes) -> str:
         """Get to know a peer; returns its name."""

@@ -237,8 +237,8 @@ class Switchboard:
                 self._pulled(message)
             case messages.Checksums(call=call, values=values):
                 self._announcer.take(call, values)
-            case messages.Unattached(why=why):
-                raise PenstockError(f"the worker cannot move KV blocks any more: {why}")
+            case messages.Unattached():
+                raise message.to_error()
             case messages.LeaseReturned() | messages.Fetched() | messages.Stored():
                 self._post(Happened(at=self._clock(), what=message))
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import logging
 import select
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from penstock.core.kv.block_hash import HASH_BYTES
 from penstock.core.plan import Ints
 from penstock.kv_transfer.checksum import checksum_of
 from penstock.kv_transfer.jobs import Job
+from penstock.kv_transfer.kv_blocks import KvBlocks
 from penstock.kv_transfer.messages import (
     Checksum,
     Checksums,
@@ -55,7 +55,7 @@ class TransferServer:
     def __init__(
         self,
         channel: Channel,
-        memory: NDArray[np.uint8],  # [num_blocks, block_bytes]
+        blocks: KvBlocks,
         *,
         mover: NixlMover | None,
         tier: OffloadTier | None,
@@ -63,7 +63,7 @@ class TransferServer:
         clock: Callable[[], float],
     ) -> None:
         self.num_dropped = 0  # messages that were none
-        self._channel, self._memory, self._mover, self._tier = channel, memory, mover, tier
+        self._channel, self._blocks, self._mover, self._tier = channel, blocks, mover, tier
         self._stall_seconds, self._clock = stall_seconds, clock
         self._decoder = decoder(TransferInput)
         self._jobs: list[Job] = []
@@ -146,7 +146,7 @@ class TransferServer:
     def _checksum(self, message: Checksum, blocks: list[int]) -> Job:
         values = []
         for block in blocks:
-            values.append(checksum_of(self._memory[block]))
+            values.append(checksum_of(self._blocks.read(block)))
             yield True
         yield Checksums(call=message.call, values=values)
 
@@ -156,7 +156,7 @@ class TransferServer:
             yield Stored(call=message.call, stored=[], dropped=[])
             return
         for block, name in zip(blocks, message.hashes, strict=True):
-            tier.store(name, self._memory[block])
+            tier.store(name, self._blocks.read(block))
             yield True
         stored = [name for name in message.hashes if name in tier]
         yield Stored(call=message.call, stored=stored, dropped=tier.take_dropped())
@@ -164,11 +164,11 @@ class TransferServer:
     def _fetch(self, message: Fetch, blocks: list[int]) -> Job:
         begin, num_good = self._clock(), 0
         for block, name in zip(blocks, message.hashes, strict=True):
-            if self._tier is None or not self._tier.fetch(name, self._memory[block]):
+            if self._tier is None or not self._blocks.write(block, partial(self._tier.fetch, name)):
                 break
             num_good += 1
             yield True
-        num_bytes = num_good * self._memory.shape[1]
+        num_bytes = num_good * self._blocks.block_bytes
         yield Fetched(call=message.call, num_good=num_good, num_bytes=num_bytes, seconds=self._clock() - begin)
 
     def _check(self, blocks: Ints, hashes: list[bytes] | None = None) -> list[int]:
@@ -176,7 +176,7 @@ class TransferServer:
         if hashes is not None and (len(hashes) != blocks.size or any(len(each) != HASH_BYTES for each in hashes)):
             raise ValueError(f"{len(hashes)} hashes do not fit {blocks.size} blocks")
         found: list[int] = blocks.tolist()
-        if any(not isinstance(block, int) or not 0 <= block < len(self._memory) for block in found):
+        if any(not isinstance(block, int) or not 0 <= block < self._blocks.num_blocks for block in found):
             raise ValueError("there is no such block")
         return found
 

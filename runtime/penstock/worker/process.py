@@ -26,6 +26,7 @@ from penstock.wire import decoder, encode
 from penstock.worker.answers import Answers
 from penstock.worker.channel import Channel
 from penstock.worker.executor import Loaded, LoadFailed, WorkerLaunch
+from penstock.worker.gpu.device import driver_version
 
 if TYPE_CHECKING:
     from penstock.worker.worker import Worker
@@ -55,7 +56,8 @@ def main(words: Sequence[str], build: Build | None = None) -> int:
     if launch.transfer is not None:
         envs.prepare_nixl(is_local=launch.config.moves_kv_locally)
         connection = socket.socket(fileno=arguments.transfer_fd)
-        transfer = TransferThread(connection, launch.config.transfer, launch.transfer)
+        may_use_gpu = launch.config.compute.device != "cpu" and driver_version() is not None
+        transfer = TransferThread(connection, launch.config.transfer, launch.transfer, may_use_gpu=may_use_gpu)
         transfer.start()  # it loads NIXL while the model is loaded
     with socket.socket(fileno=arguments.fd) as connection:
         code = serve(launch, Channel(connection), transfer, build)

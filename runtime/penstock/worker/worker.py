@@ -6,12 +6,10 @@ import logging
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from penstock.config import ComputeConfig, EngineConfig
 from penstock.core.plan import StepPlan
 from penstock.errors import ConfigError
+from penstock.kv_transfer.kv_blocks import KvBlocks
 from penstock.logs import event
 from penstock.worker.executor import Capacity, StepHandle
 from penstock.worker.gpu.device import GpuFacts, look_at_gpu
@@ -33,8 +31,8 @@ class Worker(Protocol):
         """Prepare one more thing that makes later steps faster; False if nothing is left. For when no plan waits."""
 
     @property
-    def kv_blocks(self) -> NDArray[np.uint8]:
-        """The KV cache as bytes in host memory, [num_blocks, block_bytes]: a block is one contiguous range."""
+    def kv_blocks(self) -> KvBlocks:
+        """The KV cache, for what moves blocks outside the steps; once there is one."""
 
 
 def build_worker(config: EngineConfig, folder: Path, phases: Phases | None = None) -> Worker:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from penstock.config import CacheConfig, ComputeConfig, EngineConfig, TransferConfig
+from penstock.config import CacheConfig, ComputeConfig, EngineConfig, ModelConfig
 from penstock.errors import ConfigError, DeviceError, DeviceFault, OutOfMemory
 from penstock.sampling.params import SamplingParams
 from penstock.worker.cpu.worker import CpuWorker
@@ -166,7 +166,7 @@ def test_graphs_are_captured_one_by_one_until_all_are_there_or_memory_is_short(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"transfer": TransferConfig(role="decode")}, "^--role: decode"),
+        ({"model": ModelConfig(quantization="int4")}, "^--quantization: int4"),
         ({"cache": CacheConfig(kv_cache_dtype="fp8"), "compute": CPU}, "^--kv-cache-dtype: fp8 is for GPUs"),
     ],
 )

@@ -7,14 +7,13 @@ import logging
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from penstock import envs
 from penstock.config import ComputeConfig, EngineConfig
 from penstock.core.plan import StepPlan
 from penstock.errors import ConfigError
+from penstock.kv_transfer.kv_blocks import HostBlocks
 from penstock.logs import event
 from penstock.models.registry import load_model
 from penstock.models.spec import ModelSpec
@@ -71,10 +70,10 @@ class CpuWorker:
         )
 
     @property
-    def kv_blocks(self) -> NDArray[np.uint8]:
+    def kv_blocks(self) -> HostBlocks:
         """See `Worker.kv_blocks`."""
         assert self._kv_cache is not None, "kv_blocks before start"
-        return self._kv_cache.view(torch.uint8).flatten(1).numpy()
+        return HostBlocks(self._kv_cache.view(torch.uint8).flatten(1).numpy())
 
     def submit(self, plan: StepPlan) -> DoneStep:
         """See `Worker.submit`."""

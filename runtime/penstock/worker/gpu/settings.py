@@ -8,15 +8,6 @@ from penstock.errors import ConfigError
 
 def check_gpu_settings(config: EngineConfig) -> None:
     """Raise `ConfigError` for a setting that this version does on a CPU alone."""
-    transfer = config.transfer
-    if transfer.role != "both":
-        raise ConfigError(
-            "role", f"{transfer.role} moves KV blocks of host memory, and a GPU's are not there yet; use --role both"
-        )
-    if transfer.kv_offload_memory is not None:
-        raise ConfigError(
-            "kv_offload_memory", "keeps KV blocks of host memory, and a GPU's are not there yet; leave it out"
-        )
     if config.model.quantization is not None:
         raise ConfigError(
             "quantization", f"{config.model.quantization} is for the CPU so far; leave it out, or use --device cpu"

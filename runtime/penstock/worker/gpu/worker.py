@@ -8,9 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from penstock.attention.choose import choose_backend
 from penstock.config import EngineConfig
@@ -20,6 +18,7 @@ from penstock.layers.workspace import Workspace
 from penstock.logs import event
 from penstock.models.registry import load_model, run_on_gpu
 from penstock.worker.executor import Capacity, StepHandle
+from penstock.worker.gpu.device_blocks import DeviceBlocks
 from penstock.worker.gpu.faults import device_faults
 from penstock.worker.gpu.memory import MemoryPlan, Probe, fixed_plan, with_kv_cache, with_overhead
 from penstock.worker.gpu.runner import GpuRunner
@@ -42,6 +41,7 @@ class Gpu:
     """A device as a worker has it."""
 
     stream: Stream
+    copies: Stream  # of KV blocks outside the steps, which wait for none and hold none up
     probe: Callable[[], Probe]  # its memory, once everything that was begun is done
 
     @property
@@ -57,6 +57,7 @@ class GpuWorker:
         self._config, self._folder, self._phases, self._open = config, folder, phases, open_gpu
         self._runner: GpuRunner | None = None
         self._gpu: Gpu | None = None
+        self._kv_cache: torch.Tensor | None = None
         self._has_stopped = False  # capturing graphs, for want of memory
 
     def start(self) -> Capacity:
@@ -75,9 +76,11 @@ class GpuWorker:
             ) from error
 
     @property
-    def kv_blocks(self) -> NDArray[np.uint8]:
-        """Nobody asks for it: `check_gpu_settings` refuses what would."""
-        raise AssertionError("the KV blocks of a GPU are not in host memory")
+    def kv_blocks(self) -> DeviceBlocks:
+        """See `Worker.kv_blocks`."""
+        assert self._gpu is not None, "kv_blocks before start"
+        assert self._kv_cache is not None, "kv_blocks before start"
+        return DeviceBlocks(self._kv_cache, self._gpu.copies)
 
     def submit(self, plan: StepPlan) -> StepHandle:
         """See `Worker.submit`. Raises `DeviceError`, as waiting for the step does."""
@@ -120,8 +123,8 @@ class GpuWorker:
             table = DeviceTable(shape.limits.max_requests, shape.max_model_len, shape.layout.block_size, gpu.stream)
             plan = with_overhead(fixed_plan(needs, before), before.free - gpu.probe().free)
             plan = with_kv_cache(plan, shape.layout, config, shape.max_model_len)
-            kv_cache = build_kv_cache(shape.layout, plan.num_blocks, gpu.device)
-            self._runner = GpuRunner(model, kv_cache, table, gpu.stream, sizes=graphs)
+            self._kv_cache = build_kv_cache(shape.layout, plan.num_blocks, gpu.device)
+            self._runner = GpuRunner(model, self._kv_cache, table, gpu.stream, sizes=graphs)
         with phases.measure("warm_up"):
             self._warm_up(shape, plan)
         with phases.measure("graphs"):
@@ -183,4 +186,4 @@ def open_gpu() -> Gpu:
         free, total = torch.cuda.mem_get_info(device)
         return Probe(free=free, total=total)
 
-    return Gpu(stream=CudaStream(device), probe=probe)
+    return Gpu(stream=CudaStream(device), copies=CudaStream(device), probe=probe)
