@@ -44,7 +44,8 @@ def play_gpu(new_stream: Callable[[], Stream] = ThreadStream, probe: Callable[[]
     """The GPU, or one that a stream plays."""
     if torch.cuda.is_available():
         return open_gpu()
-    return Gpu(stream=new_stream(), probe=probe or (lambda: Probe(free=TOTAL_BYTES, total=TOTAL_BYTES)))
+    probe = probe or (lambda: Probe(free=TOTAL_BYTES, total=TOTAL_BYTES))
+    return Gpu(stream=new_stream(), probe=probe, free_bytes=lambda: probe().free)
 
 
 def build_gpu_worker(
