@@ -1,21 +1,21 @@
 """Measure a GPU: its limits, the kernels' tests and figures, the best launches of attention, whole models.
 
-Runs from a checkout, on a machine without a network that has Python 3.11 or newer, torch, Triton, numpy, rich and
-pytest (whole models: tokenizers, safetensors and transformers too), in under ten minutes. Each phase is a process of
-its own, so one that crashes or takes too long loses no other; what it found lies in --out afterwards, as JSON.
+Runs from a checkout, on a machine without a network that has Python 3.11 or newer, torch, Triton, numpy and rich
+(whole models: tokenizers, safetensors and transformers too), in under ten minutes. Each phase is a process of its own,
+so one that crashes or takes too long loses no other; what it found lies in --out afterwards, as JSON.
 
   python bench/gpu.py --out DIR [--wheels DIR] [--phases environment,tests,kernels,launches,offline]
   python bench/gpu.py --out DIR --smoke        on a CPU, in Triton's interpreter: only to see that it runs
 
 Wheels, for packages that such a machine may lack, are fetched where there is a network, for the Python of the GPU's
-machine (here 3.12), about 28 MB:
+machine (here 3.12), about 30 MB:
 
   pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp --abi cp312 --abi abi3 \\
     --platform manylinux_2_28_x86_64 --platform manylinux_2_24_x86_64 --platform manylinux2014_x86_64 \\
-    --dest DIR msgspec setproctitle fa3-fwd
+    --dest DIR msgspec fa3-fwd pytest pluggy iniconfig pytest-xdist execnet hypothesis sortedcontainers psutil
 
-msgspec is needed by whole models and the runner's tests, fa3-fwd (FlashAttention 3, Hopper) is a peer, setproctitle is
-for serving only.
+msgspec is needed by whole models and the runner's tests, fa3-fwd (FlashAttention 3, Hopper) is a peer, and from pytest
+on all is for tests, which then run in many processes.
 
 Figures to keep: copy the JSON files into bench/results/DEVICE/, then `python bench/gpu_page.py` writes the page.
 """
@@ -32,7 +32,9 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as xml
+import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ TEST_SECONDS = 60  # of one test, at most
 RESERVE = 20.0  # seconds before the end of a phase in which it begins nothing more
 MOST_PROCESSES = 12
 LAST_WORDS = 12  # lines of a phase that failed
+GRACE = 10.0  # seconds for a phase that is interrupted to write what it has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +94,7 @@ def tests_command(settings: Settings, _: float) -> list[str]:
     if has_package("msgspec", settings):
         files += [str(folder) for folder in (ROOT / "tests/attention", ROOT / "tests/worker/gpu") if folder.is_dir()]
     words = ["-c", os.devnull, f"--rootdir={ROOT}", "--import-mode=importlib", "-p", "no:cacheprovider", "-q"]
-    words += ["-W", "ignore", f"--junitxml={settings.scratch / 'tests.xml'}"]
+    words += ["-W", "ignore", "--continue-on-collection-errors", f"--junitxml={settings.scratch / 'tests.xml'}"]
     if settings.is_smoke:
         files, words = [str(ROOT / "tests/kernels/test_gpu_ops.py")], [*words, "-k", "silu-1x96"]
     else:
@@ -141,6 +144,8 @@ def main() -> int:
     wanted = options.phases.split(",")
     if unknown := set(wanted) - {phase.name for phase in PHASES}:
         parser.error(f"--phases: there is no {', '.join(sorted(unknown))}")
+    if options.wheels is not None and not any(options.wheels.glob("*.whl")):
+        parser.error(f"--wheels: there are none in {options.wheels}")
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         environment = child_environment(Path(scratch), options.wheels, is_smoke=options.smoke)
@@ -156,12 +161,12 @@ def main() -> int:
 
 
 def child_environment(scratch: Path, wheels: Path | None, *, is_smoke: bool) -> dict[str, str]:
-    """Variables of the phases: the checkout's packages first, then wheels, which are installed here."""
+    """Variables of the phases: the checkout's packages first, then wheels, which are unpacked here."""
     paths = [str(ROOT / folder) for folder in ("runtime", "kernels", "operator", "tests")]
     if wheels is not None:
-        files = sorted(str(file) for file in wheels.glob("*.whl"))
-        quiet = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir", "--disable-pip-version-check"]
-        subprocess.run(module("pip", "install", *quiet, "--target", str(scratch / "wheels"), *files), check=True)
+        for file in wheels.glob("*.whl"):  # not by pip: it may be missing, and one that does not fit would end it
+            with zipfile.ZipFile(file) as archive:
+                archive.extractall(scratch / "wheels")
         paths.append(str(scratch / "wheels"))
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "200", "TOKENIZERS_PARALLELISM": "false"}
     if before := os.environ.get("PYTHONPATH"):
@@ -196,8 +201,10 @@ def run_child(command: list[str], environment: Mapping[str, str], seconds: float
     try:
         code = child.wait(seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        for number, patience in ((signal.SIGINT, GRACE), (signal.SIGKILL, None)):
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(child.pid, number)
+                child.wait(patience)
         return f"stopped after {seconds:.0f} s"
     return "ok" if code == 0 else f"exit code {code}"
 

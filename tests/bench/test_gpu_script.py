@@ -8,13 +8,24 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from support.serving import wait_for
+
 ROOT = Path(__file__).parents[2]
 FIGURE = {"op", "model", "shape", "microseconds", "low", "high", "repeats", "is_graph", "bytes", "operations", "bound"}
 FIGURE |= {"rate", "unit", "percent", "error", "allowed", "verdict", "note", "peers"}
+STUBBORN = """
+import pathlib, subprocess, sys, time
+child = subprocess.Popen(["sh", "-c", "trap '' INT; sleep 60"])
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    pathlib.Path(sys.argv[1]).write_text(str(child.pid))
+"""
 
 
 def script(name: str):
@@ -119,6 +130,39 @@ def test_a_phase_that_crashes_or_takes_too_long_is_told_and_ended(gpu, tmp_path)
     assert run("import os; os.abort()", 30) == "exit code -6"
     assert run("import time; time.sleep(60)", 1) == "stopped after 1 s"
     assert time.monotonic() - began < 30
+
+
+def test_a_phase_that_is_stopped_writes_what_it_has_and_leaves_no_process_behind(gpu, tmp_path):
+    (tmp_path / "phase.py").write_text(STUBBORN)
+    with (tmp_path / "log.txt").open("w") as log:
+        command = [sys.executable, str(tmp_path / "phase.py"), str(tmp_path / "found")]
+        assert gpu.run_child(command, dict(os.environ), 3, log.fileno()) == "stopped after 3 s"
+    child = int((tmp_path / "found").read_text())
+    wait_for(lambda: not is_running(child), 10)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_wheels_are_unpacked_for_the_phases_alone(gpu, tmp_path):
+    with zipfile.ZipFile(tmp_path / "brought-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("brought/__init__.py", "NAME = 'brought'")
+    environment = gpu.child_environment(tmp_path / "scratch", tmp_path, is_smoke=False)
+    found = [sys.executable, "-c", "import brought, penstock, penstock_kernels; print(brought.NAME)"]
+    assert subprocess.run(found, env=environment, capture_output=True, text=True).stdout == "brought\n"
+    settings = gpu.Settings(out=tmp_path, is_smoke=False, environment=environment, scratch=tmp_path / "scratch")
+    assert gpu.has_package("brought", settings)
+
+
+def test_a_folder_without_wheels_is_refused(gpu, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "out"), "--wheels", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        gpu.main()
+    assert capsys.readouterr().err.endswith(f"error: --wheels: there are none in {tmp_path}\n")
 
 
 def test_a_phase_without_a_file_gets_one_that_says_how_it_ended(gpu, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -13,9 +12,6 @@ from penstock_kernels.cpu.attention_inputs import AttentionInputs
 from penstock_kernels.cpu.backend import Backend, TorchBackend
 from penstock_kernels.cpu.library import Library, runnable_variants
 from penstock_kernels.cpu.native_backend import NativeBackend
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before any of Triton's kernels is imported
 
 VARIANTS = runnable_variants()
 

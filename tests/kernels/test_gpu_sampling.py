@@ -47,7 +47,7 @@ def logits() -> torch.Tensor:
 def test_tokens_come_as_often_as_they_should_and_others_never(logits, limits):
     allowed = kept(logits, temperature=0.8, **limits)
     is_searched = limits["top_k"] > 0 or limits["top_p"] < 1
-    draws = 4000 if DEVICE == "cuda" else FEW if is_searched else 200
+    draws = 4000 if DEVICE == "cuda" else FEW if is_searched else 100
     counts = torch.bincount(torch.tensor(draw(logits, limits, list(range(draws)))), minlength=len(logits))
     assert not counts[~allowed.cpu()].any()
     share = torch.softmax((logits / 0.8).masked_fill(~allowed, float("-inf")), dim=0).cpu()
@@ -68,5 +68,5 @@ def test_a_row_draws_by_its_seed_and_output_index_alone(logits):
 
 def test_a_top_k_among_equals_keeps_the_lowest_ids():
     equals = torch.zeros(30, device=DEVICE)
-    assert set(draw(equals, {"top_k": 3, "top_p": 1.0, "min_p": 0.0}, list(range(FEW)))) == {0, 1, 2}
-    assert set(draw(equals, {"top_k": 0, "top_p": 0.1, "min_p": 0.0}, list(range(FEW)))) == {0, 1, 2}
+    assert set(draw(equals, {"top_k": 3, "top_p": 1.0, "min_p": 0.0}, list(range(FEW // 2)))) == {0, 1, 2}
+    assert set(draw(equals, {"top_k": 0, "top_p": 0.1, "min_p": 0.0}, list(range(FEW // 2)))) == {0, 1, 2}

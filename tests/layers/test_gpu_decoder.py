@@ -27,7 +27,7 @@ PROMPT = list(range(40, 49))
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CausalLM]:
     folder = tmp_path_factory.mktemp("tiny")
-    save_tiny_model(folder, "Qwen2", num_hidden_layers=2)
+    save_tiny_model(folder, "Qwen2", num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
     with torch.inference_mode():
         yield load_gpu_model(folder, attention=TorchAttention)
 

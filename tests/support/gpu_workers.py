@@ -49,7 +49,7 @@ def play_gpu(
     if torch.cuda.is_available():
         return open_gpu()
     probe = probe or (lambda: Probe(free=TOTAL_BYTES, total=TOTAL_BYTES))
-    return Gpu(stream=new_stream(), copies=copies or InlineStream(), probe=probe)
+    return Gpu(stream=new_stream(), copies=copies or InlineStream(), probe=probe, free_bytes=lambda: probe().free)
 
 
 def build_gpu_worker(

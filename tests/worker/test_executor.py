@@ -179,7 +179,7 @@ def test_an_exit_code_tells_a_devices_fault_from_any_other_death():
 
 
 def test_a_worker_that_cannot_load_says_why_and_is_gone(tiny: TinyWorker, tmp_path: Path):
-    cache = CacheConfig(kv_cache_memory=100_000)
+    cache = CacheConfig(kv_cache_memory=4 * BLOCK_BYTES)  # 8 blocks in bfloat16
     config = EngineConfig(model=ModelConfig(max_model_len=200), cache=cache)
     before = len(psutil.Process().children())
     executor = ProcessExecutor(config, tiny.folder, tmp_path)

@@ -11,7 +11,7 @@ from torch import Tensor
 from penstock_kernels.cpu import reference, reference_attention
 from penstock_kernels.cpu.attention_inputs import AttentionInputs, AttentionShape
 from penstock_kernels.cpu.decoder_plan import DecoderLayer, DecoderPlan, DecoderShape, StepwisePlan
-from penstock_kernels.cpu.packed_weight import ComputeType, PackedWeight
+from penstock_kernels.cpu.packed_weight import ComputeType, CpuWeight
 from penstock_kernels.cpu.quant_weight import QuantWeight
 
 
@@ -31,7 +31,7 @@ class Backend(Protocol):
 
     def pack(
         self, weight: Tensor | QuantWeight, *, compute: ComputeType, bias: Tensor | None, interleave_gate: bool
-    ) -> PackedWeight:
+    ) -> CpuWeight:
         """See `ops.pack`."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -58,7 +58,7 @@ class TorchBackend:
 
     def pack(
         self, weight: Tensor | QuantWeight, *, compute: ComputeType, bias: Tensor | None, interleave_gate: bool
-    ) -> PackedWeight:
+    ) -> CpuWeight:
         """See `ops.pack`."""
         return reference.ReferenceWeight(weight, compute=compute, bias=bias, interleave_gate=interleave_gate)
 

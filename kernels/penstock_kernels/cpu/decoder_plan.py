@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from penstock_kernels.cpu.attention_inputs import AttentionInputs, AttentionShape
-from penstock_kernels.cpu.packed_weight import PackedWeight
+from penstock_kernels.cpu.packed_weight import PackedWeight, cpu_weight
 
 Attention = Callable[[Tensor, Tensor, int, AttentionInputs, AttentionShape], Tensor]
 
@@ -84,8 +84,8 @@ class StepwisePlan(DecoderPlan):
                 eps=eps,
                 sliding_window=layer.sliding_window,
             )
-            qkv = layer.qkv.linear(hidden, layer.input_norm, eps)
+            qkv = cpu_weight(layer.qkv).linear(hidden, layer.input_norm, eps)
             attended = self._attention(qkv, kv_cache, index, inputs, shape)
-            layer.output.linear(attended, residual=hidden, out=hidden)
-            wide = layer.gate_up.linear(hidden, layer.mlp_norm, eps)
-            layer.down.linear(wide, residual=hidden, out=hidden)
+            cpu_weight(layer.output).linear(attended, residual=hidden, out=hidden)
+            wide = cpu_weight(layer.gate_up).linear(hidden, layer.mlp_norm, eps)
+            cpu_weight(layer.down).linear(wide, residual=hidden, out=hidden)

@@ -15,7 +15,7 @@ from penstock_kernels.cpu.memory import Arena
 from penstock_kernels.cpu.native_attention import AttentionStruct, cache_struct, step_struct
 from penstock_kernels.cpu.native_decoder import NativePlan
 from penstock_kernels.cpu.native_weight import NativeWeight, require_dense
-from penstock_kernels.cpu.packed_weight import ComputeType, PackedWeight
+from penstock_kernels.cpu.packed_weight import ComputeType, CpuWeight
 from penstock_kernels.cpu.quant_weight import QuantWeight
 
 
@@ -35,7 +35,7 @@ class NativeBackend:
 
     def pack(
         self, weight: Tensor | QuantWeight, *, compute: ComputeType, bias: Tensor | None, interleave_gate: bool
-    ) -> PackedWeight:
+    ) -> CpuWeight:
         """See `ops.pack`."""
         return NativeWeight(
             self._library, self._arena, weight, compute=compute, bias=bias, interleave_gate=interleave_gate

@@ -14,7 +14,7 @@ from penstock_kernels.cpu.decoder_plan import DecoderLayer, DecoderPlan, Decoder
 from penstock_kernels.cpu.library import Library
 from penstock_kernels.cpu.native_attention import cache_struct, step_struct
 from penstock_kernels.cpu.native_weight import NativeWeight, require_dense
-from penstock_kernels.cpu.packed_weight import PackedWeight
+from penstock_kernels.cpu.packed_weight import PackedWeight, cpu_weight
 
 
 class LayerStruct(ctypes.Structure):
@@ -105,7 +105,7 @@ def _layer_struct(layer: DecoderLayer) -> LayerStruct:
         (layer.input_norm.shape[0], hidden),
         (layer.mlp_norm.shape[0], hidden),
     )
-    if any(found != wanted for found, wanted in shapes) or not layer.gate_up.is_gated:
+    if any(found != wanted for found, wanted in shapes) or not cpu_weight(layer.gate_up).is_gated:
         raise ValueError(f"a layer of hidden size {hidden}, {narrow} and {wide} has parts of other sizes: {shapes}")
     norms = (layer.input_norm, layer.mlp_norm, layer.q_norm, layer.k_norm)
     if any(norm is not None and (norm.dtype is not torch.float32 or not norm.is_contiguous()) for norm in norms):

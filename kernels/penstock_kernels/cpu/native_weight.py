@@ -9,7 +9,7 @@ from torch import Tensor
 
 from penstock_kernels.cpu.library import Library
 from penstock_kernels.cpu.memory import Arena
-from penstock_kernels.cpu.packed_weight import ComputeType, PackedWeight
+from penstock_kernels.cpu.packed_weight import ComputeType, CpuWeight
 from penstock_kernels.cpu.quant_weight import QuantWeight
 
 GROUP = 32
@@ -40,7 +40,7 @@ class SourceStruct(ctypes.Structure):
     _fields_ = (("values", ctypes.c_void_p), ("scales", ctypes.c_void_p), ("minimums", ctypes.c_void_p))
 
 
-class NativeWeight(PackedWeight):
+class NativeWeight(CpuWeight):
     """A weight that the C++ kernels read; `address` is that of its C struct."""
 
     __slots__ = ("_bias", "_data", "_embedding", "_linear", "_struct", "address", "outputs")

@@ -17,16 +17,16 @@ from penstock_kernels.cpu.backend import Backend, TorchBackend
 from penstock_kernels.cpu.decoder_plan import DecoderLayer, DecoderPlan, DecoderShape
 from penstock_kernels.cpu.library import Library, runnable_variants
 from penstock_kernels.cpu.native_backend import NativeBackend
-from penstock_kernels.cpu.packed_weight import ComputeType, PackedWeight
+from penstock_kernels.cpu.packed_weight import ComputeType, CpuWeight
 from penstock_kernels.cpu.quant_weight import QuantWeight, quantize
 
 __all__ = [
     "AttentionInputs",
     "ComputeType",
+    "CpuWeight",
     "DecoderLayer",
     "DecoderPlan",
     "DecoderShape",
-    "PackedWeight",
     "QuantWeight",
     "attention",
     "backend_name",
@@ -78,7 +78,7 @@ def place(weight: Tensor) -> Tensor:
 
 def pack(
     weight: Tensor | QuantWeight, *, compute: ComputeType, bias: Tensor | None = None, interleave_gate: bool = False
-) -> PackedWeight:
+) -> CpuWeight:
     """Copy `weight` [N, K] into the layout that the kernels read.
 
     `bias` [N] is added to every product. `interleave_gate` says that the rows are [gate; up], N = 2F, and prepares for
@@ -98,7 +98,7 @@ def pack(
 
 def linear(
     x: Tensor,
-    w: PackedWeight,
+    w: CpuWeight,
     *,
     norm: Tensor | None = None,
     eps: float = 0.0,
@@ -120,7 +120,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return _backend().rms_norm(x, weight, eps)
 
 
-def embedding(ids: Tensor, w: PackedWeight) -> Tensor:
+def embedding(ids: Tensor, w: CpuWeight) -> Tensor:
     """Rows `ids` (int32 or int64 [T]) of the weight: float32 [T, K]; IndexError for an id without a row."""
     return w.embedding(ids)
 

@@ -1,4 +1,4 @@
-"""What every backend's packed weight offers to `ops`."""
+"""A weight as a device reads it, and what every backend of the CPU offers `ops` of it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,26 @@ class ComputeType(enum.StrEnum):
     """Activations are rounded: to bfloat16 for float weights, to int8 per group of 32 for quantised ones."""
 
 
-class PackedWeight(ABC):
+class PackedWeight:
     """A weight [N, K] in the layout that one backend reads; it owns its memory and never changes."""
 
-    __slots__ = ("compute", "in_features", "is_gated", "nbytes", "out_features")
+    __slots__ = ("in_features", "nbytes", "out_features")
+
+    def __init__(self, *, out_features: int, in_features: int, nbytes: int) -> None:
+        self.out_features = out_features
+        self.in_features = in_features
+        self.nbytes = nbytes
+
+
+class CpuWeight(PackedWeight, ABC):
+    """What `ops` multiplies with."""
+
+    __slots__ = ("compute", "is_gated")
 
     def __init__(
         self, *, out_features: int, in_features: int, nbytes: int, compute: ComputeType, is_gated: bool
     ) -> None:
-        self.out_features = out_features
-        self.in_features = in_features
-        self.nbytes = nbytes
+        super().__init__(out_features=out_features, in_features=in_features, nbytes=nbytes)
         self.compute = compute
         self.is_gated = is_gated
 
@@ -45,3 +54,9 @@ class PackedWeight(ABC):
     @abstractmethod
     def embedding(self, ids: Tensor) -> Tensor:
         """`ops.embedding` for this weight."""
+
+
+def cpu_weight(weight: PackedWeight) -> CpuWeight:
+    """What `ops.pack` packed."""
+    assert isinstance(weight, CpuWeight), f"a weight of {type(weight).__name__} on a CPU"
+    return weight

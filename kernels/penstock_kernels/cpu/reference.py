@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from penstock_kernels.cpu.packed_weight import ComputeType, PackedWeight
+from penstock_kernels.cpu.packed_weight import ComputeType, CpuWeight
 from penstock_kernels.cpu.quant_weight import QuantWeight
 
 ROWS_AT_ONCE = 4096
@@ -17,7 +17,7 @@ SMALLEST = 1e-30
 """A group of activations below it counts as zero."""
 
 
-class ReferenceWeight(PackedWeight):
+class ReferenceWeight(CpuWeight):
     """A weight kept as it came, [N, K]."""
 
     __slots__ = ("_bias", "_weight")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from penstock_kernels.cpu.packed_weight import ComputeType, PackedWeight
+from penstock_kernels.cpu.packed_weight import PackedWeight
 from penstock_kernels.gpu.fixed_matmul import fixed_matmul
-from penstock_kernels.gpu.gated_activation import gated_activation
 from penstock_kernels.gpu.matvec import Norm, matvec
-from penstock_kernels.gpu.rms_norm import rms_norm
 
 
 class DenseWeight(PackedWeight):
@@ -17,15 +15,11 @@ class DenseWeight(PackedWeight):
 
     __slots__ = ("bias", "is_fixed", "values")
 
-    def __init__(
-        self, values: Tensor, *, compute: ComputeType, bias: Tensor | None, is_gated: bool, is_fixed: bool = False
-    ) -> None:
+    def __init__(self, values: Tensor, *, bias: Tensor | None, is_fixed: bool = False) -> None:
         super().__init__(
             out_features=values.shape[0],
             in_features=values.shape[1],
             nbytes=values.nbytes + (0 if bias is None else bias.nbytes),
-            compute=compute,
-            is_gated=is_gated,
         )
         self.values = values
         self.bias = bias
@@ -68,29 +62,3 @@ class DenseWeight(PackedWeight):
         such ids, like `ids`."""
         torch.clamp(ids, 0, self.out_features - 1, out=inside)
         return torch.index_select(self.values, 0, inside, out=out)
-
-    def linear(
-        self,
-        x: Tensor,
-        norm: Tensor | None = None,
-        eps: float = 0.0,
-        residual: Tensor | None = None,
-        out: Tensor | None = None,
-    ) -> Tensor:
-        """See `PackedWeight.linear`; takes memory for what lies between."""
-        if norm is not None:
-            normed = torch.empty_like(x)
-            rms_norm(x, norm, eps, out=normed).run()
-            x = normed
-        found = self.product(x, x.new_empty(len(x), self.out_features))
-        if self.is_gated:
-            activated = x.new_empty(len(x), self.out_features // 2)
-            gated_activation(found, "silu", out=activated).run()
-            found = activated
-        if residual is not None:
-            found += residual
-        return found if out is None else out.copy_(found)
-
-    def embedding(self, ids: Tensor) -> Tensor:
-        """See `PackedWeight.embedding`; an id without a row takes the nearest."""
-        return self.rows(ids, torch.empty_like(ids), self.values.new_empty(len(ids), self.in_features))

@@ -198,11 +198,12 @@ def engine_settings(folder: Path, device: str, cost: ModelCost, sizes: Sizes) ->
 
 def start_peer(folder: Path, device: str, stack: ExitStack) -> Contestant | None:
     """transformers on the same checkpoint; None where it is not installed."""
-    script = PEER_SCRIPTS / "transformers_cuda.py"
+    script = PEER_SCRIPTS / "transformers_torch.py"
     if importlib.util.find_spec("transformers") is None or not script.is_file():
         say("transformers is not installed: no peer, and nobody to judge the tokens")
         return None
-    return stack.enter_context(Contestant("transformers", script, {"model": str(folder), "device": device}))
+    options = {"model": str(folder), "device": device, "judge": "bfloat16"}
+    return stack.enter_context(Contestant("transformers", script, options))
 
 
 def prompts_of(streams: int, length: int, seed: int) -> list[list[int]]:

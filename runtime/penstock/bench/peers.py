@@ -17,8 +17,8 @@ def start_peers(bf16: Path, gguf: Path | None, threads: int, folder: Path | None
     `stack`."""
     if importlib.util.find_spec("transformers") is None or not PEER_SCRIPTS.is_dir():
         raise PenstockError("bench offline compares with transformers: run it in a checkout after `make setup`")
-    settings = {"threads": threads, "model": str(bf16)}
-    peers = [stack.enter_context(Contestant("transformers", PEER_SCRIPTS / "transformers_cpu.py", settings))]
+    options = {"threads": threads, "model": str(bf16), "device": "cpu", "judge": "float32"}
+    peers = [stack.enter_context(Contestant("transformers", PEER_SCRIPTS / "transformers_torch.py", options))]
     if folder is None:
         return peers
     rivals = [("vllm", "vllm_cpu.py", bf16), ("llama.cpp", "llama_cpp.py", gguf)]

@@ -8,6 +8,7 @@ from penstock.attention.backend import ForwardBatch
 from penstock.layers.decoder_weights import DecoderWeights
 from penstock_kernels.cpu import ops
 from penstock_kernels.cpu.attention_inputs import AttentionInputs
+from penstock_kernels.cpu.packed_weight import cpu_weight
 
 
 class CpuDecoder:
@@ -15,6 +16,7 @@ class CpuDecoder:
 
     def __init__(self, weights: DecoderWeights) -> None:
         self._weights = weights
+        self._embedding, self._head = cpu_weight(weights.embedding), cpu_weight(weights.head)
         self._plan = ops.decoder_plan(weights.layers, weights.shape)
 
     def forward(self, batch: ForwardBatch) -> Tensor:
@@ -27,11 +29,11 @@ class CpuDecoder:
             block_table=batch.block_table,
             cos_sin=self._weights.cos_sin,
         )
-        hidden = ops.embedding(batch.input_ids, self._weights.embedding)
+        hidden = ops.embedding(batch.input_ids, self._embedding)
         self._plan.run(hidden, batch.kv_cache, inputs)
         return hidden
 
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """See `Decoder.logits`."""
         weights = self._weights
-        return ops.linear(hidden, weights.head, norm=weights.final_norm, eps=weights.shape.eps, out=out)
+        return ops.linear(hidden, self._head, norm=weights.final_norm, eps=weights.shape.eps, out=out)

@@ -15,13 +15,10 @@ from penstock_kernels.cpu.quant_weight import QuantWeight
 
 
 class DeviceOps(Protocol):
-    """Operations on one device. Activations are float32 on the CPU, of the model's type on a GPU."""
+    """How weights come to one device."""
 
     def place(self, weight: Tensor) -> Tensor:
         """`weight`, as it was read from a checkpoint, in memory of the device; itself where it is there already."""
-
-    def quantize(self, weight: Tensor, bits: int, group: int = 32) -> QuantWeight:
-        """Round `weight` [N, K] to 4 or 8 bits with a scale and a minimum for each `group` of K."""
 
     def pack(
         self,
@@ -32,19 +29,3 @@ class DeviceOps(Protocol):
         interleave_gate: bool = False,
     ) -> PackedWeight:
         """`weight` [N, K], which was placed, in the device's own layout; `interleave_gate`: its rows are [gate; up]."""
-
-    def embedding(self, ids: Tensor, w: PackedWeight) -> Tensor:
-        """Rows `ids` [T] of the weight: [T, K]."""
-
-    def linear(
-        self,
-        x: Tensor,
-        w: PackedWeight,
-        *,
-        norm: Tensor | None = None,
-        eps: float = 0.0,
-        residual: Tensor | None = None,
-        silu_mul: bool = False,
-        out: Tensor | None = None,
-    ) -> Tensor:
-        """RMSNorm of `x` [M, K] if `norm` [K] is given, the product, then bias, silu(gate) * up, residual: [M, N]."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from penstock.layers.device_ops import DeviceOps
 from penstock.layers.weight_form import GROUP, Weight, WeightForm, stack
 from penstock_kernels.cpu.packed_weight import PackedWeight
+from penstock_kernels.cpu.quant_weight import quantize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,7 @@ class Matrix:
         bias = self._bias() if self.has_bias else None
         weight = stack([self._waiting.pop(f"{name}.weight") for name in self.rows], self.form)
         if self.form.bits is not None and isinstance(weight, Tensor) and self.in_features % GROUP == 0:
-            weight = self.ops.quantize(weight, self.form.bits, GROUP)
+            weight = quantize(weight, self.form.bits, GROUP)
         self._packed = self.ops.pack(weight, compute=self.form.compute, bias=bias, interleave_gate=self.is_gated)
 
     def _bias(self) -> Tensor:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
-import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before any of Triton's kernels is imported
 
 from penstock.worker.gpu.stream import CudaStream, Stream
 from support.thread_stream import DEVICE, ThreadStream

@@ -152,8 +152,9 @@ def test_graphs_are_captured_one_by_one_until_all_are_there_or_memory_is_short(
 ):
     caplog.set_level(logging.INFO)
     free = [TOTAL_BYTES]
-    open_device = partial(play_gpu, InlineStream, lambda: Probe(free=free[0], total=TOTAL_BYTES))
-    worker = build_gpu_worker(gpu_config(tiny, optimize=1), tiny.folder, open_device)
+    readings = iter([Probe(free=TOTAL_BYTES, total=TOTAL_BYTES)] * 2)  # by a start alone: they wait for the device
+    gpu = dataclasses.replace(play_gpu(InlineStream), probe=lambda: next(readings), free_bytes=lambda: free[0])
+    worker = build_gpu_worker(gpu_config(tiny, optimize=1), tiny.folder, lambda: gpu)
     worker.start()
     assert worker.capture_next()
     free[0] = 1 << 20

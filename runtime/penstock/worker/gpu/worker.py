@@ -43,6 +43,7 @@ class Gpu:
     stream: Stream
     copies: Stream  # of KV blocks outside the steps, which wait for none and hold none up
     probe: Callable[[], Probe]  # its memory, once everything that was begun is done
+    free_bytes: Callable[[], int]  # of its memory, as the driver has it now: waits for nothing
 
     @property
     def device(self) -> torch.device:
@@ -96,7 +97,7 @@ class GpuWorker:
         if not graphs.num_pending or self._has_stopped:
             return False
         with device_faults():
-            if (free := self._gpu.probe().free) < LEAST_FREE_BYTES:
+            if (free := self._gpu.free_bytes()) < LEAST_FREE_BYTES:
                 self._has_stopped = True
                 event(_log, "graphs.stopped", level=logging.WARNING, free=free, left=graphs.num_pending)
                 return False
@@ -186,4 +187,9 @@ def open_gpu() -> Gpu:
         free, total = torch.cuda.mem_get_info(device)
         return Probe(free=free, total=total)
 
-    return Gpu(stream=CudaStream(device), copies=CudaStream(device), probe=probe)
+    return Gpu(
+        stream=CudaStream(device),
+        copies=CudaStream(device),
+        probe=probe,
+        free_bytes=lambda: torch.cuda.mem_get_info(device)[0],
+    )
