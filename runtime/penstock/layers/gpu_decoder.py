@@ -63,6 +63,7 @@ class GpuDecoder:
         self._layers = [GpuLayer.of(layer, self._eps) for layer in weights.layers]
         self._embedding, self._head = dense(weights.embedding), dense(weights.head)
         self._final_norm, self._cos_sin = weights.final_norm, weights.cos_sin
+        self._kv_scales = weights.kv_scales
 
     @property
     def hidden(self) -> Tensor:
@@ -84,7 +85,7 @@ class GpuDecoder:
             Segment(run=partial(self._begin, batch), is_attention=False),
         ]
         for index in range(len(self._layers)):
-            attend = partial(self.attention.attend, index, query, batch, attended)
+            attend = partial(self.attention.attend, index, query, batch, attended, self._kv_scales[index])
             piece = partial(self._between, index, batch) if index < last else partial(self._end, num_tokens)
             segments += (Segment(run=attend, is_attention=True), Segment(run=piece, is_attention=False))
         return segments
@@ -156,4 +157,5 @@ class GpuDecoder:
             cos_sin=self._cos_sin,
             query=work.query(num_tokens),
             norms=layer.norms,
+            scales=self._kv_scales[index],
         ).run()

@@ -13,8 +13,9 @@ from penstock.bench.gpu.shapes import BLOCK_SIZE, ModelShape
 from penstock_kernels.gpu import gated_activation, gather_logprobs, prepare_inputs, rms_norm, rope_kv_write
 from penstock_kernels.gpu.prepare_inputs import TableColumns
 from penstock_kernels.gpu.registry import Inputs, Op
-from penstock_kernels.gpu.rope_kv_write import UNSCALED, HeadNorms
+from penstock_kernels.gpu.rope_kv_write import HeadNorms
 from penstock_kernels.gpu.sample_tokens import Sampling
+from penstock_kernels.kv_scales import UNSCALED
 
 ROPE_LAYERS = 4  # of its cache: as many as keep neighbours of a layer apart
 
