@@ -13,6 +13,8 @@ from penstock.attention import triton
 from penstock.attention.torch import TorchAttention
 from penstock.attention.triton import TritonAttention
 from penstock_kernels.gpu.attention_schedule import TileShape
+from penstock_kernels.gpu.kv_layout import quantised
+from penstock_kernels.kv_scales import UNSCALED, KvScales
 from support.gpu_attention import DEVICE, attention_step, needs_of, seen_by
 
 DECODE = ((1, 1), (1, 40), (1, 90))
@@ -37,6 +39,32 @@ def test_triton_sees_what_torch_sees(case: str) -> None:
     for layer in range(len(needs.windows)):
         found, right = (seen_by(backend(needs), layer, query, batch) for backend in (TritonAttention, TorchAttention))
         torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [DECODE, MIXED], ids=["decode", "mixed"])
+@pytest.mark.parametrize("is_deterministic", [False, True])
+def test_scales_bring_back_what_a_float8_cache_cannot_hold(
+    lengths: Sequence[tuple[int, int]], is_deterministic: bool
+) -> None:
+    needs = needs_of(is_deterministic=is_deterministic)
+    query, batch = attention_step(needs, lengths)
+    loud = torch.tensor([2000.0, 700.0], device=DEVICE)[:, None, None]  # keys, values: 448 is the largest float8
+    batch, query = replace(batch, kv_cache=batch.kv_cache * loud), query / 2000
+    right = seen_by(TorchAttention(needs), 1, query, batch)
+    scales = KvScales(key=16.0, value=6.0)
+    for used, is_close in ((scales, True), (UNSCALED, False)):
+        keys, values = batch.kv_cache.unbind(3)
+        parts = [
+            quantised(part, scale, torch.float8_e4m3fn) for part, scale in ((keys, used.key), (values, used.value))
+        ]
+        float8 = replace(
+            batch, kv_cache=torch.stack([part.view(torch.uint8) for part in parts], 3).view(parts[0].dtype)
+        )
+        needs = replace(needs, kv_dtype=torch.float8_e4m3fn)
+        judged, found = (seen_by(kind(needs), 1, query, float8, used) for kind in (TorchAttention, TritonAttention))
+        torch.testing.assert_close(found, judged, atol=0.01, rtol=1e-5)
+        error = float((found - right).norm() / right.norm())
+        assert error < 0.05 if is_close else error > 0.3
 
 
 def test_one_schedule_serves_all_layers_of_a_window() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 
 from penstock.attention import choose, flash3
-from penstock.attention.choose import choose_backend, refusal_of_triton
+from penstock.attention.choose import choose_backend
 from penstock.attention.flash3 import FlashBuild
+from penstock.attention.trial import Measure
 from penstock.errors import ConfigError
 from support.gpu_attention import needs_of
 
@@ -27,12 +30,26 @@ def test_without_a_gpu_there_are_triton_and_torch(name: str, chosen: str) -> Non
     assert choose_backend(name, BFLOAT16).name == chosen
 
 
+def measure_of(flash3_seconds: float, triton_seconds: float) -> Measure:
+    """Nothing runs; FlashAttention is asked for first."""
+    times = iter((flash3_seconds, triton_seconds))
+    return lambda _: next(times)
+
+
 @pytest.mark.usefixtures("on_hopper")
-@pytest.mark.parametrize(
-    ("name", "chosen"), [("auto", "flash3"), ("flash3", "flash3"), ("triton", "triton"), ("torch", "torch")]
-)
-def test_on_hopper_flash3_is_taken_where_it_is_installed(name: str, chosen: str) -> None:
-    assert choose_backend(name, BFLOAT16).name == chosen
+@pytest.mark.parametrize(("times", "chosen"), [((0.002, 0.003), "flash3"), ((0.003, 0.002), "triton")])
+def test_on_hopper_flash3_is_taken_where_it_is_installed_and_faster(
+    times: tuple[float, float], chosen: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert choose_backend("auto", BFLOAT16, measure_of(*times)).name == chosen
+    assert caplog.messages == [f"attention.compared flash3_ms={times[0] * 1000:.3g} triton_ms={times[1] * 1000:.3g}"]
+
+
+@pytest.mark.usefixtures("on_hopper")
+@pytest.mark.parametrize("name", ["flash3", "triton", "torch"])
+def test_a_backend_that_was_asked_for_is_not_timed(name: str) -> None:
+    assert choose_backend(name, BFLOAT16, lambda _: pytest.fail("timed")).name == name
 
 
 @pytest.mark.usefixtures("on_hopper")
@@ -65,10 +82,14 @@ def test_heads_that_are_too_large_are_refused_by_triton_alone() -> None:
     assert choose_backend("torch", needs).name == "torch"
 
 
-def test_float8_needs_a_gpu_that_converts_it() -> None:
+@pytest.mark.parametrize("name", ["auto", "triton", "torch"])
+def test_float8_needs_a_gpu_that_converts_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     needs = needs_of(kv_dtype=torch.float8_e4m3fn)
-    assert refusal_of_triton(needs, (9, 0)) is None
-    assert "--kv-cache-dtype auto" in str(refusal_of_triton(needs, (8, 0)))
+    monkeypatch.setattr(choose, "capability_of", lambda _: (8, 0))
+    with pytest.raises(ConfigError, match=r"^--kv-cache-dtype: fp8 needs .* 8\.9, and this GPU has 8\.0; use auto$"):
+        choose_backend(name, needs)
+    monkeypatch.setattr(choose, "capability_of", lambda _: (8, 9))
+    assert choose_backend(name, needs).name == ("torch" if name == "torch" else "triton")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what is refused without a GPU")

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from penstock.attention.flash3 import Flash3Attention, FlashBuild, failure, find_build, refusal, tile_keys
-from penstock.attention.torch import TorchAttention, attended
+from penstock.attention.torch import TorchAttention
+from support.flash_module import FlashRecorder
 from support.gpu_attention import attention_step, needs_of, seen_by
 
 PROMPTS = ((40, 40), (1, 33), (45, 60))
@@ -20,33 +21,10 @@ WHEEL = {"FLASHATTENTION_DISABLE_PAGEDKV": True, "FLASHATTENTION_DISABLE_LOCAL":
 HALF = {"dtype": torch.bfloat16, "kv_dtype": torch.bfloat16, "block_size": 128, "head_dim": 128}
 
 
-class Recorder:
-    """Answers `flash_attn_with_kvcache` as its documentation has it, and keeps what it was given."""
-
-    def __init__(self) -> None:
-        self.calls: list[dict[str, Any]] = []
-
-    def flash_attn_with_kvcache(self, query: Tensor, keys: Tensor, values: Tensor, **given: Any) -> Tensor:
-        self.calls.append({"query": query, "keys": keys, "values": values, **given})
-        assert given["causal"]
-        assert given["page_table"].shape[0] == len(given["cache_seqlens"])
-        assert given["page_table"].min() >= 0
-        assert keys.stride(-1) == values.stride(-1) == 1
-        out = torch.full_like(query, torch.nan)
-        starts = given["cu_seqlens_q"].tolist()
-        for index, length in enumerate(given["cache_seqlens"].tolist()):
-            pages = given["page_table"][index].long()
-            mine = slice(starts[index], starts[index + 1])
-            window = given["window_size"][0] + 1
-            parts = (part[pages].flatten(0, 1)[:length].float() for part in (keys, values))
-            out[mine] = attended(query[mine].float(), *parts, given["softmax_scale"], window).to(out.dtype)
-        return out
-
-
 @pytest.mark.parametrize("windows", [(0, 0), (9, 0)])
 def test_hands_over_the_paged_cache_as_it_lies(windows: tuple[int, int]) -> None:
     needs = needs_of(max_tokens=128, windows=windows)
-    recorder = Recorder()
+    recorder = FlashRecorder()
     backend = Flash3Attention(needs, FlashBuild(module=recorder, flags={}))
     query, batch = attention_step(needs, PROMPTS)
     batch.block_table[batch.block_table == batch.block_table[int(batch.rows[0]), -1]] = -1  # a block that is not there
@@ -63,7 +41,7 @@ def test_hands_over_the_paged_cache_as_it_lies(windows: tuple[int, int]) -> None
 @pytest.mark.parametrize("lengths", [((1, 30), (1, 9)), ((7, 20),), ((1, 3),) * 65])
 def test_leaves_what_fills_no_tile_to_triton(lengths: tuple[tuple[int, int], ...]) -> None:
     needs = needs_of(max_requests=65)
-    recorder = Recorder()
+    recorder = FlashRecorder()
     query, batch = attention_step(needs, lengths)
     found = seen_by(Flash3Attention(needs, FlashBuild(module=recorder, flags={})), 0, query, batch)
     torch.testing.assert_close(found, seen_by(TorchAttention(needs), 0, query, batch), atol=1e-5, rtol=1e-5)
@@ -71,15 +49,15 @@ def test_leaves_what_fills_no_tile_to_triton(lengths: tuple[tuple[int, int], ...
 
 
 def test_is_tried_out_before_it_is_used() -> None:
-    class Refusing(Recorder):
+    class Refusing(FlashRecorder):
         def flash_attn_with_kvcache(self, *_: Tensor, **__: Any) -> Tensor:
             raise RuntimeError("This flash attention build does not support paged KV.\nException raised from …")
 
-    class Wrong(Recorder):
+    class Wrong(FlashRecorder):
         def flash_attn_with_kvcache(self, *tensors: Tensor, **given: Any) -> Tensor:
             return 1.5 * super().flash_attn_with_kvcache(*tensors, **given)
 
-    needs, recorder = needs_of(windows=(0, 9, 0)), Recorder()
+    needs, recorder = needs_of(windows=(0, 9, 0)), FlashRecorder()
     assert failure(needs, FlashBuild(module=recorder, flags={})) is None
     assert [call["window_size"] for call in recorder.calls] == [(-1, -1), (8, 0)]
     refused = failure(needs, FlashBuild(module=Refusing(), flags={}))
@@ -89,8 +67,10 @@ def test_is_tried_out_before_it_is_used() -> None:
 
 def test_counts_what_the_library_takes_besides() -> None:
     needs = needs_of()
-    backend = Flash3Attention(needs, FlashBuild(module=Recorder(), flags={}))
-    more = Flash3Attention(replace(needs, max_tokens=needs.max_tokens + 64), FlashBuild(module=Recorder(), flags={}))
+    backend = Flash3Attention(needs, FlashBuild(module=FlashRecorder(), flags={}))
+    more = Flash3Attention(
+        replace(needs, max_tokens=needs.max_tokens + 64), FlashBuild(module=FlashRecorder(), flags={})
+    )
     assert more.num_bytes - backend.num_bytes >= 64 * needs.num_heads * 4 * (needs.head_dim + 1)
 
 

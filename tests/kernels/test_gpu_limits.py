@@ -16,8 +16,9 @@ from penstock_kernels.gpu.gather_logprobs import gather_logprobs
 from penstock_kernels.gpu.matvec import matvec
 from penstock_kernels.gpu.paged_attention import AttentionForm, Partials, Requests, paged_attention
 from penstock_kernels.gpu.rms_norm import rms_norm
-from penstock_kernels.gpu.rope_kv_write import KvScales, rope_kv_write
+from penstock_kernels.gpu.rope_kv_write import rope_kv_write
 from penstock_kernels.gpu.sample_tokens import Sampling, sample_tokens
+from penstock_kernels.kv_scales import KvScales
 from support.guarded import Guards
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

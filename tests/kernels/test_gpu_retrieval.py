@@ -8,7 +8,8 @@ import torch
 from penstock_kernels.gpu.attention_schedule import AttentionSchedule, TileShape
 from penstock_kernels.gpu.kv_layout import quantised
 from penstock_kernels.gpu.paged_attention import AttentionForm, Partials, Requests, paged_attention
-from penstock_kernels.gpu.rope_kv_write import KvScales, rope_kv_write
+from penstock_kernels.gpu.rope_kv_write import rope_kv_write
+from penstock_kernels.kv_scales import KvScales
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LENGTH, HEAD_DIM, BLOCK_SIZE, HEADS = 16384, 64, 16, 2

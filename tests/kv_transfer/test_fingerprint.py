@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from penstock.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from penstock.errors import ModelError
@@ -52,6 +54,15 @@ def test_whatever_changes_the_bytes_of_a_block_changes_it(folder, change):
 def test_what_does_not_leaves_it_as_it_is(folder):
     other = dataclasses.replace(CONFIG, scheduler=SchedulerConfig(max_num_seqs=3))
     assert fingerprint_of(other, folder, 1) == fingerprint_of(CONFIG, folder, 1)
+
+
+def test_another_scale_changes_it(tmp_path):
+    found = set()
+    for scale in (1.0, 0.5):
+        weights = {"a": torch.zeros(1 << 20), "b": torch.tensor(scale), "c": torch.zeros(1 << 20)}
+        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        found.add(fingerprint_of(CONFIG, tmp_path, 1))
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])

@@ -11,19 +11,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from penstock.config import EngineConfig, ModelConfig
+from penstock.config import CacheConfig, EngineConfig, ModelConfig
 from penstock.errors import ModelError
 from penstock.models.blocks import CausalLM
 from penstock.models.registry import load_model
 from penstock.models.spec import ModelSpec
+from penstock_kernels.kv_scales import UNSCALED, KvScales
 from support.paged_run import PagedRun
 from support.tiny_models import save_tiny_model
 
 FLOAT32 = EngineConfig(model=ModelConfig(dtype="float32"))
+FLOAT8 = EngineConfig(model=ModelConfig(dtype="float32"), cache=CacheConfig(kv_cache_dtype="fp8"))
+ATTENTION = "model.layers.1.self_attn"
+LAST = "model.layers.2.self_attn"
 
 
-def load(folder: Path, device: str = "cpu") -> CausalLM:
-    return load_model(folder, ModelSpec.from_folder(folder), FLOAT32, torch.device(device))
+def load(folder: Path, device: str = "cpu", config: EngineConfig = FLOAT32) -> CausalLM:
+    return load_model(folder, ModelSpec.from_folder(folder), config, torch.device(device))
 
 
 @pytest.fixture
@@ -106,3 +110,51 @@ def test_a_truncated_file_is_a_model_error(folder: Path, keep: int) -> None:
 def test_another_device_is_refused_with_a_message(folder: Path) -> None:
     with pytest.raises(ModelError, match="--device cpu"):
         load(folder, "mps")
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("k_scale", "v_scale"), KvScales(key=0.5, value=0.25)),
+        (("k_proj.k_scale", "v_proj.v_scale"), KvScales(key=0.5, value=0.25)),
+        (("attn.k_scale", "attn.v_scale"), KvScales(key=0.5, value=0.25)),
+        (("k_proj.output_scale", "v_proj.output_scale"), KvScales(key=0.5, value=0.25)),
+        (("kv_scale",), KvScales(key=0.5, value=0.5)),
+        (("v_scale",), KvScales(value=0.5)),
+        (("k_scale", "attn.k_scale"), KvScales(key=0.5)),
+        ((), UNSCALED),
+    ],
+)
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_scales_of_a_float8_cache_are_read_however_they_are_spelled(
+    folder: Path, names: tuple[str, ...], found: KvScales, shape: tuple[int, ...]
+) -> None:
+    values = dict(zip(names, (0.5, 0.25), strict=False))
+    rewrite(folder, **{f"{ATTENTION}.{name}": torch.full(shape, value) for name, value in values.items()})
+    assert load(folder, config=FLOAT8).decoder_weights().kv_scales == [UNSCALED, found, UNSCALED]
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "said"),
+    [
+        ("k_scale", torch.tensor(0.0), "k_scale is 0, not a positive number"),
+        ("attn.v_scale", torch.tensor(-1.0), "attn.v_scale is -1, not"),
+        ("k_proj.k_scale", torch.tensor([torch.nan]), "k_proj.k_scale is nan, not"),
+        ("kv_scale", torch.tensor(torch.inf), "kv_scale is inf, not"),
+        ("v_scale", torch.ones(2), r"v_scale has the shape \[2\], the configuration says \[\]"),
+        ("k_scale", torch.tensor(3), "k_scale has the type torch.int64, not a floating-point one"),
+    ],
+)
+def test_a_scale_that_is_none_is_named_where_the_cache_is_float8_and_ignored_elsewhere(
+    folder: Path, name: str, scale: torch.Tensor, said: str
+) -> None:
+    rewrite(folder, **{f"{LAST}.{name}": scale})
+    with pytest.raises(ModelError, match=f"^{LAST}.{said}"):
+        load(folder, config=FLOAT8)
+    assert load(folder).decoder_weights().kv_scales == [UNSCALED] * 3
+
+
+def test_weights_in_8_bits_are_not_taken_for_plain_ones(folder: Path) -> None:
+    rewrite(folder, model__layers__2__self_attn__k_proj__weight=torch.ones(64, 64).to(torch.float8_e4m3fn))
+    with pytest.raises(ModelError, match=r"k_proj\.weight has the type torch\.float8_e4m3fn"):
+        load(folder)

@@ -86,6 +86,13 @@ def test_takes_the_end_of_text_from_the_tokenizer_when_nothing_else_names_it(tmp
         ({"architectures": [["x"]]}, "architecture"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config 'gptq'.*--quantization"),
+        (
+            {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"group_0": {}}}},
+            "compressed-",
+        ),
+        ({"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8"}}, "quantization_config 'modelopt'"),
+        ({"quantization_config": {"quant_method": "modelopt", "kv_cache_scheme": {"num_bits": 4}}}, "kv_cache_scheme"),
+        ({"quantization_config": {"quant_method": "modelopt", "kv_cache_scheme": "NVFP4"}}, "kv_cache_scheme 'NVFP4'"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "rope_type 'longrope'.*supported: default, linear"),
         ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling.factor"),
         ({"rope_scaling": {"rope_type": "linear", "factor": "2"}}, "rope_scaling.factor"),
@@ -109,6 +116,23 @@ def test_takes_the_end_of_text_from_the_tokenizer_when_nothing_else_names_it(tmp
 def test_refuses_what_it_cannot_honour_and_names_it(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ModelError, match=named):
         ModelSpec.from_config(LLAMA | changes)
+
+
+@pytest.mark.parametrize(
+    "quantization",
+    [
+        {
+            "quant_method": "compressed-tensors",
+            "config_groups": {},
+            "kv_cache_scheme": {"num_bits": 8, "type": "float"},
+        },
+        {"quant_method": "modelopt", "quant_algo": None, "kv_cache_scheme": {"num_bits": 8, "type": "float"}},
+        {"quant_method": "modelopt", "kv_cache_scheme": "FP8"},
+        {"quant_method": "compressed-tensors", "kv_cache_scheme": None},
+    ],
+)
+def test_a_checkpoint_with_nothing_quantised_but_the_cache_is_welcome(quantization: dict[str, Any]) -> None:
+    assert ModelSpec.from_config(LLAMA | {"quantization_config": quantization}) == ModelSpec.from_config(LLAMA)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": ' * 100_000, "\udcff"])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from penstock.attention.backend import AttentionBackend, AttentionNeeds, ForwardBatch
+from penstock_kernels.kv_scales import UNSCALED, KvScales
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 NEEDS = AttentionNeeds(
@@ -66,9 +67,11 @@ def attention_step(needs: AttentionNeeds, lengths: Sequence[tuple[int, int]]) ->
     )
 
 
-def seen_by(backend: AttentionBackend, layer: int, query: Tensor, batch: ForwardBatch) -> Tensor:
+def seen_by(
+    backend: AttentionBackend, layer: int, query: Tensor, batch: ForwardBatch, scales: KvScales = UNSCALED
+) -> Tensor:
     """What a backend computes; NaN where it writes nothing."""
     out = torch.full_like(query, torch.nan)
     backend.prepare(batch)
-    backend.attend(layer, query, batch, out)
+    backend.attend(layer, query, batch, out, scales)
     return out

@@ -33,17 +33,17 @@ class Run:
     def add(
         self, row: int, prompt: Sequence[int], sampling: SamplingParams = GREEDY, *, outputs: Sequence[int] = (), **more
     ) -> None:
-        """Admit a request with the next plan."""
+        """Admit a request with the next plan; `more`: stop_ids, and num_computed where a cache has its beginning."""
         known = [*prompt, *outputs]
         self.blocks[row] = [self.free_blocks.pop() for _ in range(-(-len(known) // self.block_size))]
-        self.num_computed[row], self.num_planned[row] = 0, len(known)
+        self.num_computed[row], self.num_planned[row] = more.get("num_computed", 0), len(known)
         self.outputs[row] = list(outputs)
         self._new.append(
             NewRow(
                 row=row,
                 token_ids=np.array(known, dtype=np.int32),
                 num_prompt=len(prompt),
-                num_computed=0,
+                num_computed=self.num_computed[row],
                 block_ids=np.array(self.blocks[row], dtype=np.int32),
                 sampling=sampling,
                 stop_ids=more.get("stop_ids", ()),

@@ -16,7 +16,7 @@ from penstock_kernels.gpu.attention_schedule import AttentionSchedule, TileShape
 from penstock_kernels.gpu.kv_layout import strides_of
 from penstock_kernels.gpu.launch import Launch, operand_of
 from penstock_kernels.gpu.launch_table import LaunchShape, launch_shape
-from penstock_kernels.gpu.rope_kv_write import UNSCALED, KvScales
+from penstock_kernels.kv_scales import UNSCALED, KvScales
 
 FEWEST_ROWS = 16  # that the matrix units take
 CHUNK_ROWS = 64  # from which on Hopper's wide ones do

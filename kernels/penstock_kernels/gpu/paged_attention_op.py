@@ -13,7 +13,7 @@ from penstock_kernels.gpu.kv_layout import NO_BLOCK, quantised
 from penstock_kernels.gpu.launch import Launch
 from penstock_kernels.gpu.paged_attention import AttentionForm, Partials, Requests, paged_attention
 from penstock_kernels.gpu.registry import Case, Inputs, Op
-from penstock_kernels.gpu.rope_kv_write import UNSCALED, KvScales
+from penstock_kernels.kv_scales import UNSCALED, KvScales
 
 LAYER = 1
 

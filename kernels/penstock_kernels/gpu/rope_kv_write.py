@@ -12,6 +12,7 @@ from torch import Tensor
 from penstock_kernels.gpu.kv_layout import NO_SLOT, quantised, strides_of, to_cache
 from penstock_kernels.gpu.launch import Launch
 from penstock_kernels.gpu.registry import Case, Inputs, Op
+from penstock_kernels.kv_scales import UNSCALED, KvScales
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,24 +22,6 @@ class HeadNorms:
     query: Tensor  # [D]
     key: Tensor  # [D]
     eps: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvScales:
-    """What keys and values of a layer are divided by in a float8 cache; 1 in any other.
-
-    Static: 1 unless the checkpoint was calibrated. Most models' keys and values fit into ±448 with three bits of
-    mantissa as they are; what does not saturates. A calibrated checkpoint holds one number per layer, the multiplier
-    that restores the value: `model.layers.N.self_attn.k_scale` and `v_scale` where llm-compressor made it (format
-    `compressed-tensors`, `kv_cache_scheme` in its config), `…self_attn.k_proj.k_scale` and `v_proj.v_scale` where
-    NVIDIA's ModelOpt did. Scales of single heads are not supported.
-    """
-
-    key: float = 1.0
-    value: float = 1.0
-
-
-UNSCALED = KvScales()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

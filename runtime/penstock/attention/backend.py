@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from penstock_kernels.kv_scales import UNSCALED, KvScales
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardBatch:
@@ -119,8 +121,9 @@ class AttentionBackend(Protocol):
     def prepare(self, batch: ForwardBatch) -> None:
         """Get ready for a step, on the device; before the first layer."""
 
-    def attend(self, layer: int, query: Tensor, batch: ForwardBatch, out: Tensor) -> None:
+    def attend(self, layer: int, query: Tensor, batch: ForwardBatch, out: Tensor, scales: KvScales = UNSCALED) -> None:
         """Write what `query` [num_tokens, H, D] sees in a layer of the cache into `out` [num_tokens, H, D].
 
-        Rows of `out` that no request owns keep what they had.
+        `scales`: of the layer's keys and values, as they were written. Rows of `out` that no request owns keep what
+        they had.
         """

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from penstock.attention.backend import AttentionNeeds, ForwardBatch
 from penstock.attention.torch import TorchAttention
+from penstock.attention.trial import chunk_step
 from penstock.attention.triton import TritonAttention
+from penstock_kernels.kv_scales import UNSCALED, KvScales
 
 MODULES = (("fa3_fwd_interface", "fa3_fwd_config"), ("flash_attn_interface", "flash_attn_config"))
 HOPPER = (9, 0)
@@ -80,7 +82,7 @@ def failure(needs: AttentionNeeds, build: FlashBuild) -> str | None:
     For what a build refuses or gets wrong without saying so in its flags.
     """
     needs = replace(needs, max_requests=1, max_tokens=TRIAL_TOKENS)
-    query, batch = _trial(needs)
+    query, batch = chunk_step(needs, TRIAL_TOKENS)
     found, right = torch.empty_like(query), torch.empty_like(query)
     tried, judge = Flash3Attention(needs, build), TorchAttention(needs)
     for window in dict.fromkeys(needs.windows):
@@ -94,27 +96,6 @@ def failure(needs: AttentionNeeds, build: FlashBuild) -> str | None:
         if not torch.allclose(found, right, atol=TRIAL_ERROR, rtol=TRIAL_ERROR):
             return "it failed a trial: its results are wrong"
     return None
-
-
-def _trial(needs: AttentionNeeds) -> tuple[Tensor, ForwardBatch]:
-    """One prompt in blocks that lie backwards."""
-    device, block_size, num_tokens = needs.device, needs.block_size, needs.max_tokens
-    num_blocks = -(-num_tokens // block_size)
-    generator = torch.Generator(device).manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, device=device).to(needs.dtype)
-
-    nothing = torch.zeros(num_tokens, dtype=torch.int32, device=device)
-    return normal(num_tokens, needs.num_heads, needs.head_dim), ForwardBatch(
-        input_ids=nothing,
-        positions=nothing,
-        query_start_loc=torch.tensor([0, num_tokens], dtype=torch.int32, device=device),
-        seq_lens=torch.tensor([num_tokens], dtype=torch.int32, device=device),
-        rows=nothing[:1],
-        block_table=torch.arange(num_blocks, 0, -1, dtype=torch.int32, device=device)[None],
-        kv_cache=normal(num_blocks + 1, needs.num_kv_heads, len(needs.windows), 2, block_size, needs.head_dim),
-    )
 
 
 def _refusal_of_build(needs: AttentionNeeds, build: FlashBuild) -> str | None:
@@ -165,8 +146,9 @@ class Flash3Attention:
             return
         self._page_table = batch.block_table.index_select(0, batch.rows).clamp_(min=0)
 
-    def attend(self, layer: int, query: Tensor, batch: ForwardBatch, out: Tensor) -> None:
+    def attend(self, layer: int, query: Tensor, batch: ForwardBatch, out: Tensor, scales: KvScales = UNSCALED) -> None:
         """See `AttentionBackend.attend`; rows that no request owns become anything."""
+        assert scales == UNSCALED, f"{scales} of a cache that is not float8"
         if not self._takes(batch):
             self._triton.attend(layer, query, batch, out)
             return

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from penstock.attention.backend import AttentionNeeds, ForwardBatch
+from penstock_kernels.kv_scales import UNSCALED, KvScales
 
 
 class TorchAttention:
@@ -21,14 +22,16 @@ class TorchAttention:
     def prepare(self, batch: ForwardBatch) -> None:
         """See `AttentionBackend.prepare`: nothing."""
 
-    def attend(self, layer: int, query: Tensor, batch: ForwardBatch, out: Tensor) -> None:
+    def attend(self, layer: int, query: Tensor, batch: ForwardBatch, out: Tensor, scales: KvScales = UNSCALED) -> None:
         """See `AttentionBackend.attend`."""
+        scale, window = self._needs.scale, self._needs.windows[layer]
         starts, lengths, rows = (part.tolist() for part in (batch.query_start_loc, batch.seq_lens, batch.rows))
         for request, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             begin, end = starts[request], starts[request + 1]
             if begin < end:
                 keys, values = cached(batch.kv_cache, layer, batch.block_table[row], length)
-                seen = attended(query[begin:end].float(), keys, values, self._needs.scale, self._needs.windows[layer])
+                keys, values = keys * scales.key, values * scales.value
+                seen = attended(query[begin:end].float(), keys, values, scale, window)
                 out[begin:end] = seen.to(out.dtype)
 
 

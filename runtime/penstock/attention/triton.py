@@ -11,6 +11,7 @@ from torch import Tensor
 from penstock.attention.backend import AttentionNeeds, ForwardBatch
 from penstock_kernels.gpu.attention_schedule import AttentionSchedule
 from penstock_kernels.gpu.paged_attention import AttentionForm, Partials, Requests, paged_attention, tile_for
+from penstock_kernels.kv_scales import UNSCALED, KvScales
 
 PROGRAMS_PER_PROCESSOR = 2
 INTERPRETED_PROGRAMS = 8  # where there is no GPU
@@ -81,7 +82,7 @@ class TritonAttention:
                 batch.query_start_loc, batch.seq_lens, num_kv_heads=self._needs.num_kv_heads, window=window
             ).run()
 
-    def attend(self, layer: int, query: Tensor, batch: ForwardBatch, out: Tensor) -> None:
+    def attend(self, layer: int, query: Tensor, batch: ForwardBatch, out: Tensor, scales: KvScales = UNSCALED) -> None:
         """See `AttentionBackend.attend`."""
         tiling, window = self._tiling_of(batch), self._needs.windows[layer]
         requests = Requests(
@@ -99,6 +100,7 @@ class TritonAttention:
             schedule=tiling.schedules[window],
             partials=tiling.partials,
             out=out,
+            scales=scales,
         ):
             launch.run()
 

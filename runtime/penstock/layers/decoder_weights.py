@@ -9,6 +9,7 @@ from torch import Tensor
 
 from penstock_kernels.cpu.decoder_plan import DecoderLayer, DecoderShape
 from penstock_kernels.cpu.packed_weight import PackedWeight
+from penstock_kernels.kv_scales import KvScales
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,3 +22,4 @@ class DecoderWeights:
     head: PackedWeight
     cos_sin: Tensor  # float32 [positions, head_dim]
     shape: DecoderShape
+    kv_scales: Sequence[KvScales]  # of each layer

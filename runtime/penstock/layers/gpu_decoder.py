@@ -36,6 +36,7 @@ class GpuDecoder:
         self._head_norms = [head_norms(layer, eps) for layer in weights.layers]
         self._embedding, self._head = dense(weights.embedding), dense(weights.head)
         self._final_norm, self._cos_sin = Norm(weight=weights.final_norm, eps=eps), weights.cos_sin
+        self._kv_scales = weights.kv_scales
 
     @property
     def hidden(self) -> Tensor:
@@ -58,7 +59,7 @@ class GpuDecoder:
             Segment(run=partial(self._begin, batch, between), is_attention=False),
         ]
         for index in range(last + 1):
-            attend = partial(self.attention.attend, index, query, batch, attended)
+            attend = partial(self.attention.attend, index, query, batch, attended, self._kv_scales[index])
             piece = partial(self._next, index, batch, between) if index < last else partial(between.last, num_tokens)
             segments += (Segment(run=attend, is_attention=True), Segment(run=piece, is_attention=False))
         return segments
@@ -107,4 +108,5 @@ class GpuDecoder:
             cos_sin=self._cos_sin,
             query=self.workspace.query(len(batch.input_ids)),
             norms=self._head_norms[index],
+            scales=self._kv_scales[index],
         ).run()

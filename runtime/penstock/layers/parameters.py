@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from penstock.errors import ModelError
 from penstock.layers.device_ops import DeviceOps
 from penstock.layers.weight_form import GROUP, Weight, WeightForm, stack
 from penstock_kernels.cpu.packed_weight import PackedWeight
 from penstock_kernels.cpu.quant_weight import quantize
+from penstock_kernels.kv_scales import KvScales
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +23,9 @@ class Slot:
     """Where one tensor of a checkpoint goes."""
 
     name: str  # in the checkpoint
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # (): one number, which a checkpoint may hold as a vector of one
     load: Callable[[Weight], None]
+    is_optional: bool = False  # a checkpoint may do without
 
 
 class Vector:
@@ -96,6 +101,57 @@ class Matrix:
         return torch.cat([part.float() for part in parts if isinstance(part, Tensor)])
 
 
+class LayerScales:
+    """What calibration found for a float8 cache of one layer, 1 where a checkpoint holds nothing.
+
+    Each is one number, the multiplier that restores the value. It stands in `self_attn` as `k_scale` and `v_scale`
+    where llm-compressor made it (early releases: `k_proj.output_scale`), as `k_proj.k_scale` where NVIDIA's ModelOpt
+    did, and as `attn.k_scale` where vLLM's own names were saved; old files hold one `kv_scale` for both. Scales of
+    single heads are refused by their shape.
+    """
+
+    def __init__(self, attention: str) -> None:
+        self._names = {
+            kind: tuple(
+                f"{attention}.{name}"
+                for name in (
+                    f"{kind}_scale",
+                    f"{kind}_proj.{kind}_scale",
+                    f"attn.{kind}_scale",
+                    f"{kind}_proj.output_scale",
+                    "kv_scale",
+                )
+            )
+            for kind in ("k", "v")
+        }
+        self._found: dict[str, float] = {}  # by name
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the checkpoint had any."""
+        return bool(self._found)
+
+    @property
+    def value(self) -> KvScales:
+        """Where there are several spellings, the first in the order above counts."""
+        key, value = (
+            next((self._found[name] for name in names if name in self._found), 1.0) for names in self._names.values()
+        )
+        return KvScales(key=key, value=value)
+
+    def slots(self) -> Iterator[Slot]:
+        """All spellings."""
+        for name in dict.fromkeys(name for names in self._names.values() for name in names):
+            yield Slot(name=name, shape=(), load=partial(self._load, name), is_optional=True)
+
+    def _load(self, name: str, weight: Weight) -> None:
+        assert isinstance(weight, Tensor), f"{name}: a quantised scale"
+        scale = float(weight)
+        if not (math.isfinite(scale) and scale > 0):
+            raise ModelError(f"{name} is {scale:g}, not a positive number; --kv-cache-dtype auto needs no scales")
+        self._found[name] = scale
+
+
 def place(weight: Weight, ops: DeviceOps) -> Weight:
     """`weight` on the device of `ops`."""
     if isinstance(weight, Tensor):
@@ -104,6 +160,6 @@ def place(weight: Weight, ops: DeviceOps) -> Weight:
     return replace(weight, data=data, scale=scale, minimum=minimum)
 
 
-def all_slots(owners: Sequence[Vector | Matrix]) -> dict[str, Slot]:
+def all_slots(owners: Sequence[Vector | Matrix | LayerScales]) -> dict[str, Slot]:
     """The slots of all owners by name."""
     return {slot.name: slot for owner in owners for slot in owner.slots()}

@@ -55,10 +55,10 @@ def read_weight(file: Any, name: str, form: Mapping[str, int] | None) -> Weight:
 def fill(slots: Mapping[str, Slot], weights: Iterator[tuple[str, Weight]], *, ignored: frozenset[str]) -> None:
     """Load every weight into its slot.
 
-    Raises `ModelError` that names every parameter without a tensor, every tensor without a parameter (buffers and
-    `ignored` apart), or the first tensor of another shape.
+    Raises `ModelError` that names every parameter without a tensor, every tensor without a parameter (buffers, scales
+    that nobody asked for and `ignored` apart), or the first tensor of another shape.
     """
-    missing = dict.fromkeys(slots)
+    missing = {name: None for name, slot in slots.items() if not slot.is_optional}
     unexpected = []
     for name, weight in weights:
         slot = slots.get(name)
@@ -66,12 +66,12 @@ def fill(slots: Mapping[str, Slot], weights: Iterator[tuple[str, Weight]], *, ig
             if name.endswith((".weight", ".bias")) and name not in ignored:
                 unexpected.append(name)
             continue
-        if shape_of(weight) != slot.shape:
+        if shape_of(weight) != slot.shape and (shape_of(weight), slot.shape) != ((1,), ()):
             raise ModelError(
                 f"{name} has the shape {list(shape_of(weight))}, the configuration says {list(slot.shape)}"
             )
-        if not isinstance(weight, QuantWeight) and not weight.is_floating_point():
-            raise ModelError(f"{name} has the type {weight.dtype}, not a floating-point one")
+        if not isinstance(weight, QuantWeight) and not (weight.is_floating_point() and weight.itemsize > 1):
+            raise ModelError(f"{name} has the type {weight.dtype}, not a floating-point one of 16 bits or more")
         slot.load(weight)
         missing.pop(name, None)
     if missing:

@@ -13,7 +13,7 @@ from penstock.attention.backend import ForwardBatch
 from penstock.layers.decoder import Decoder, SegmentedDecoder
 from penstock.layers.decoder_weights import DecoderWeights
 from penstock.layers.device_ops import DeviceOps
-from penstock.layers.parameters import Matrix, Slot, Vector, all_slots
+from penstock.layers.parameters import LayerScales, Matrix, Slot, Vector, all_slots
 from penstock.layers.rotary import rotary_table
 from penstock.layers.segment import Segment
 from penstock.layers.weight_form import WeightForm
@@ -45,6 +45,7 @@ class DecoderLayer:
         self.down = matrix({f"{mlp}.down_proj": hidden}, inner, spec.mlp_bias)
         self.q_norm = Vector(f"{attention}.q_norm.weight", spec.head_dim, ops) if spec.qk_norm else None
         self.k_norm = Vector(f"{attention}.k_norm.weight", spec.head_dim, ops) if spec.qk_norm else None
+        self.kv_scales = LayerScales(attention)
 
     @property
     def parameters(self) -> list[Vector | Matrix]:
@@ -68,11 +69,17 @@ class DecoderLayer:
 
 
 class CausalLM:
-    """A decoder-only language model on one device: fill all its slots, give it what runs it, then use it."""
+    """A decoder-only language model on one device: fill all its slots, give it what runs it, then use it.
 
-    def __init__(self, spec: ModelSpec, *, ops: DeviceOps, form: WeightForm, max_length: int) -> None:
+    `has_float8_cache`: keys and values are divided by the checkpoint's scales, if it has them.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, *, ops: DeviceOps, form: WeightForm, max_length: int, has_float8_cache: bool = False
+    ) -> None:
         self.spec = spec
         self.ops = ops
+        self.has_float8_cache = has_float8_cache
         vocabulary_form = form if form.bits is None else replace(form, bits=8)  # 4 bits cost the head too much accuracy
         self.embedding = self._vocabulary("model.embed_tokens", vocabulary_form)
         self.layers = [DecoderLayer(spec, index, ops=ops, form=form) for index in range(spec.num_layers)]
@@ -96,8 +103,9 @@ class CausalLM:
         return [self.embedding, *layers, self.final_norm, *head]
 
     def slots(self) -> dict[str, Slot]:
-        """Every tensor that a checkpoint must have, by its name there."""
-        return all_slots(self.parameters)
+        """Every tensor that a checkpoint must or may have, by its name there."""
+        scales = [layer.kv_scales for layer in self.layers] if self.has_float8_cache else []
+        return all_slots([*self.parameters, *scales])
 
     def decoder_weights(self) -> DecoderWeights:
         """The loaded model, for what runs it."""
@@ -109,6 +117,7 @@ class CausalLM:
             head=self.head.packed,
             cos_sin=self.cos_sin,
             shape=DecoderShape(num_heads=spec.num_heads, scale=spec.head_dim**-0.5, eps=spec.rms_norm_eps),
+            kv_scales=[layer.kv_scales.value for layer in self.layers],
         )
 
     def run_by(self, decoder: Decoder) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from penstock.errors import ModelError
 
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
+CALIBRATORS = ("compressed-tensors", "modelopt")  # whose quantization_config may be about the KV cache alone
+QUANTISED_WEIGHTS = ("config_groups", "quant_algo")  # what it has then neither of
 ROPE_NUMBERS = {
     "default": (),
     "linear": ("factor",),
@@ -78,14 +80,25 @@ class HubConfig:
         for field in ("hidden_act", "hidden_activation"):
             if (act := self.content.get(field, "silu")) not in ("silu", "swish"):
                 raise ModelError(f"{field} {act!r} in config.json is not supported; supported: silu")
-        if (quantization := self.content.get("quantization_config")) is not None:
-            method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
+        self._refuse_quantization()
+        if self.content.get("partial_rotary_factor", 1.0) not in (None, 1, 1.0):
+            raise ModelError("partial_rotary_factor in config.json is not supported other than 1.0")
+
+    def _refuse_quantization(self) -> None:
+        """Raise `ModelError` for weights that are quantised; scales of a float8 cache alone are welcome."""
+        found = self.content.get("quantization_config")
+        if found is None:
+            return
+        method = found.get("quant_method") if isinstance(found, Mapping) else found
+        if not isinstance(found, Mapping) or method not in CALIBRATORS or any(map(found.get, QUANTISED_WEIGHTS)):
             raise ModelError(
                 f"quantization_config {method!r} in config.json is not supported; "
                 "use the unquantized weights with --quantization int8 or int4, or a .gguf file"
             )
-        if self.content.get("partial_rotary_factor", 1.0) not in (None, 1, 1.0):
-            raise ModelError("partial_rotary_factor in config.json is not supported other than 1.0")
+        scheme = found.get("kv_cache_scheme")
+        is_float8 = isinstance(scheme, Mapping) and (scheme.get("num_bits"), scheme.get("type")) == (8, "float")
+        if not (scheme in (None, "FP8") or is_float8):
+            raise ModelError(f"kv_cache_scheme {scheme!r} in config.json is not supported; supported: 8-bit floats")
 
     @property
     def rope_parameters(self) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from penstock.layers.device_ops import DeviceOps
 from penstock.layers.weight_form import WeightForm
 from penstock.layers.workspace import Workspace
 from penstock.loader.checkpoint import fill, stream_weights
+from penstock.logs import event
 from penstock.models.blocks import CausalLM
 from penstock.models.spec import ModelSpec
 from penstock_kernels.cpu import ops as cpu_ops
@@ -23,6 +25,8 @@ from penstock_kernels.cpu.packed_weight import ComputeType
 
 TIED_HEAD = frozenset({"lm_head.weight"})  # some checkpoints repeat the embedding under this name
 BITS = {None: None, "int8": 8, "int4": 4}
+
+_log = logging.getLogger(__name__)
 
 
 def load_model(
@@ -38,10 +42,14 @@ def load_model(
     if ops is not cpu_ops and form.bits is not None:
         raise ConfigError("quantization", f"{config.model.quantization} is computed on the CPU only; leave it out")
     max_length = config.model.max_model_len or spec.max_position
-    model = CausalLM(spec, ops=ops, form=form, max_length=max_length)
+    is_float8 = config.cache.kv_cache_dtype == "fp8"
+    model = CausalLM(spec, ops=ops, form=form, max_length=max_length, has_float8_cache=is_float8)
     ignored = TIED_HEAD if spec.tie_word_embeddings else frozenset()
     with torch.inference_mode(), torch_threads(torch.get_num_threads() if form.bits else 1):
         fill(model.slots(), stream_weights(folder), ignored=ignored)
+    if is_float8:
+        calibrated = sum(layer.kv_scales.is_calibrated for layer in model.layers)
+        event(_log, "model.kv_scales", calibrated=calibrated, layers=spec.num_layers)
     if ops is cpu_ops:
         model.run_by(CpuDecoder(model.decoder_weights()))
     return model

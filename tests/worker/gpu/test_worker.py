@@ -22,9 +22,11 @@ from penstock.worker.gpu.worker import Gpu
 from penstock.worker.phases import Phases
 from support.gpu_worker_process import POISON, SAID
 from support.gpu_workers import LENGTHS, TOTAL_BYTES, build_gpu_worker, generate, gpu_config, play_gpu
+from support.loud_models import save_loud_model
 from support.runs import Run
 from support.serving import environment
 from support.thread_stream import InlineStream, ThreadStream
+from support.tiny_models import save_tiny_model
 from support.tiny_worker import BLOCK_BYTES, NUM_BLOCKS, TinyWorker
 
 NewStream = Callable[..., ThreadStream]
@@ -61,6 +63,16 @@ def test_the_tokens_are_those_of_the_cpu(
     assert generate(executor, config) == expected
     assert executor.depth == 1 + overlap
     assert HAS_GPU or (stream.num_replayed > 0) == (optimize > 0)
+
+
+def test_scales_of_a_float8_cache_are_in_the_graphs(tiny: TinyWorker, new_stream: NewStream, tmp_path: Path):
+    save_tiny_model(tmp_path / "quiet", num_hidden_layers=1)
+    quiet, loud = (dataclasses.replace(tiny, folder=tmp_path / name) for name in ("quiet", "loud"))
+    save_loud_model(quiet.folder, loud.folder, has_scales=True)
+    eager = gpu_config(tiny, overlap=False, kv_cache_dtype="fp8")
+    graphs = gpu_config(tiny, optimize=1, kv_cache_dtype="fp8")
+    expected = generate(executor_of(quiet, eager, new_stream()), eager)
+    assert generate(executor_of(loud, graphs, new_stream(seed=3)), graphs) == expected
 
 
 @played

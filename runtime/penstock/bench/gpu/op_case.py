@@ -14,8 +14,9 @@ from penstock_kernels.gpu import gated_activation, gather_logprobs, matvec, prep
 from penstock_kernels.gpu.matvec import Norm
 from penstock_kernels.gpu.prepare_inputs import TableColumns
 from penstock_kernels.gpu.registry import Inputs, Op
-from penstock_kernels.gpu.rope_kv_write import UNSCALED, HeadNorms
+from penstock_kernels.gpu.rope_kv_write import HeadNorms
 from penstock_kernels.gpu.sample_tokens import Sampling
+from penstock_kernels.kv_scales import UNSCALED
 
 ROPE_LAYERS = 4  # of its cache: as many as keep neighbours of a layer apart
 
