@@ -30,6 +30,11 @@ def test_without_a_gpu_there_are_triton_and_torch(name: str, chosen: str) -> Non
     assert choose_backend(name, BFLOAT16).name == chosen
 
 
+def test_torch_makes_no_promise_of_a_rows_bits() -> None:
+    with pytest.raises(ConfigError, match="use triton"):
+        choose_backend("torch", needs_of(is_deterministic=True))
+
+
 def measure_of(flash3_seconds: float, triton_seconds: float) -> Measure:
     """Nothing runs; FlashAttention is asked for first."""
     times = iter((flash3_seconds, triton_seconds))

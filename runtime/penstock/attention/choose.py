@@ -32,6 +32,8 @@ def choose_backend(name: str, needs: AttentionNeeds, measure: Measure = seconds_
     if (problem := refusal_of_cache(needs, capability)) is not None:
         raise ConfigError("kv_cache_dtype", problem)
     if name == "torch":
+        if needs.is_deterministic:
+            raise ConfigError("attention_backend", "torch does not promise that a row's bits are its own; use triton")
         return TorchAttention(needs)
     build = flash3.find_build() if name != "triton" and capability is not None else None
     if name == "flash3" or (name == "auto" and build is not None):
