@@ -63,6 +63,10 @@ class GpuDecoder:
         self._layers = [GpuLayer.of(layer, self._eps) for layer in weights.layers]
         self._embedding, self._head = dense(weights.embedding), dense(weights.head)
         self._final_norm, self._cos_sin = weights.final_norm, weights.cos_sin
+        self._next_norms = [*(layer.input_norm for layer in weights.layers[1:]), weights.final_norm]
+
+    def compile(self) -> None:
+        """What is to be done once before the first step: nothing, since kernels are compiled as they are launched."""
 
     @property
     def hidden(self) -> Tensor:
@@ -85,7 +89,9 @@ class GpuDecoder:
         ]
         for index in range(len(self._layers)):
             attend = partial(self.attention.attend, index, query, batch, attended)
-            piece = partial(self._between, index, batch) if index < last else partial(self._end, num_tokens)
+            piece = partial(self._feed_forward, index, num_tokens)
+            if index < last:
+                piece = partial(self._between, index, batch)
             segments += (Segment(run=attend, is_attention=True), Segment(run=piece, is_attention=False))
         return segments
 
@@ -116,17 +122,11 @@ class GpuDecoder:
 
     def _between(self, index: int, batch: ForwardBatch) -> None:
         """From a layer's attention to the next one's."""
-        self._mlp(index, len(batch.input_ids))
-        self._add_and_norm(self._layers[index + 1].weights.input_norm, len(batch.input_ids))
+        self._feed_forward(index, len(batch.input_ids))
         self._query_key_value(index + 1, batch)
 
-    def _end(self, num_tokens: int) -> None:
-        """What follows the last attention."""
-        self._mlp(len(self._layers) - 1, num_tokens)
-        self.workspace.hidden[:num_tokens].add_(self.workspace.delta[:num_tokens])
-
-    def _mlp(self, index: int, num_tokens: int) -> None:
-        """From what attention left to what the MLP adds to the residual stream."""
+    def _feed_forward(self, index: int, num_tokens: int) -> None:
+        """From what attention left to the residual stream after the MLP, and its norm for what follows."""
         layer, work = self._layers[index], self.workspace
         delta, normed = work.delta[:num_tokens], work.normed[:num_tokens]
         layer.output.product(work.attended(num_tokens).flatten(1), delta)
@@ -135,6 +135,7 @@ class GpuDecoder:
         activated = work.activated(num_tokens, layer.down.in_features)
         gated_activation(gate_up, "silu", out=activated).run()
         layer.down.product(activated, delta)
+        self._add_and_norm(self._next_norms[index], num_tokens)
 
     def _add_and_norm(self, weight: Tensor, num_tokens: int) -> None:
         """Add `delta` to the residual stream, and norm that."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,6 +21,9 @@ from penstock.models.blocks import CausalLM
 from penstock.models.spec import ModelSpec
 from penstock_kernels.cpu import ops as cpu_ops
 from penstock_kernels.cpu.packed_weight import ComputeType
+
+if TYPE_CHECKING:
+    from penstock.layers.gpu_decoder import GpuDecoder
 
 TIED_HEAD = frozenset({"lm_head.weight"})  # some checkpoints repeat the embedding under this name
 BITS = {None: None, "int8": 8, "int4": 4}
@@ -47,11 +51,16 @@ def load_model(
     return model
 
 
-def run_on_gpu(model: CausalLM, workspace: Workspace, attention: AttentionBackend) -> None:
-    """Let a model that was loaded onto a GPU run there, on this memory."""
-    from penstock.layers.gpu_decoder import GpuDecoder  # needs Triton, which machines without a GPU may lack
+def run_on_gpu(
+    model: CausalLM, workspace: Workspace, attention: AttentionBackend, *, is_compiled: bool = False
+) -> GpuDecoder:
+    """Let a model that was loaded onto a GPU run there, on this memory; what runs it is to `compile` before."""
+    from penstock.layers.compiled_decoder import CompiledDecoder  # need Triton, which machines without a GPU may lack
+    from penstock.layers.gpu_decoder import GpuDecoder
 
-    model.run_in_segments_by(GpuDecoder(model.decoder_weights(), workspace, attention))
+    decoder = (CompiledDecoder if is_compiled else GpuDecoder)(model.decoder_weights(), workspace, attention)
+    model.run_in_segments_by(decoder)
+    return decoder
 
 
 @contextmanager
