@@ -124,8 +124,8 @@ class ComputeConfig:
     )
     optimize: int = setting(
         1,
-        "0: no graphs; 1: CUDA graphs over our fused kernels; 2: torch.compile besides, not in this version (GPU; the "
-        "CPU has no graphs)",
+        "0: no graphs; 1: CUDA graphs over our fused kernels; 2: torch.compile in place of some of them, not with "
+        "--deterministic (GPU; the CPU has no graphs and compiles nothing)",
         bounds=(0, 2),
     )
     overlap: bool = setting(

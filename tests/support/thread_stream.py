@@ -21,6 +21,11 @@ SYNCS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "e
 class NoSync(TorchDispatchMode):
     """Raises where work would make the host wait for the device."""
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let compiled code run as it was compiled, and see that."""
+        return True
+
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.__name__.partition(".")[0]
         assert name not in SYNCS, f"{name} makes the host wait for the device"

@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,6 +163,7 @@ def measure_model(name: str, folder: Path, device: str, sizes: Sizes, ceiling: C
             rows += idle_rows(name, own, sizes)
     if name == OVERLAP_MODEL or device != "cuda":
         rows.append(overlap_row(name, settings, table[max(sizes.streams)][own.name], sizes))
+        rows += compiled_rows(name, settings, rows, sizes)
 
 
 def start_row(name: str, own: Contestant, began: float) -> Row:
@@ -248,20 +249,23 @@ def decode_rows(
 
 def prefill_rows(name: str, engines: list[Contestant], cost: ModelCost, ceiling: Ceiling, sizes: Sizes) -> list[Row]:
     """Prompt tokens per second: the share of the limit is the share of the measured matmul (MFU)."""
-    rates = {}
-    for engine in engines:
-        seconds = []
-        for index in range(sizes.repeats + 1):
-            say(f"prefill {sizes.long_streams} x {sizes.long_prompt}: {engine.name}")
-            prompts = prompts_of(sizes.long_streams, sizes.long_prompt, 100 + index)
-            seconds.append(engine.generate(prompts, 1).seconds)
-        rates[engine.name] = sizes.long_streams * sizes.long_prompt / statistics.median(seconds[1:])
+    rates = {engine.name: prefill_rate(engine, sizes) for engine in engines}
     value, limit = rates["penstock"], ceiling.prefill(cost, sizes.long_prompt, "bf16")
-    figure = f"{name}: prefill, {sizes.long_streams} x {sizes.long_prompt}"
+    figure = f"{name}: {prefill_figure(sizes)}"
     rows = [Row(name=figure, value=value, unit="tok/s", limit=limit, note=f"ratio is MFU; {MUST['prefill']}")]
     if "transformers" in rates:
         rows.append(Row(name="  vs transformers", value=value, unit="tok/s", peer=rates["transformers"]))
     return rows
+
+
+def prefill_rate(engine: Contestant, sizes: Sizes) -> float:
+    """Prompt tokens per second: median of rounds after a first one."""
+    seconds = []
+    for index in range(sizes.repeats + 1):
+        say(f"prefill {sizes.long_streams} x {sizes.long_prompt}: {engine.name}")
+        prompts = prompts_of(sizes.long_streams, sizes.long_prompt, 100 + index)
+        seconds.append(engine.generate(prompts, 1).seconds)
+    return sizes.long_streams * sizes.long_prompt / statistics.median(seconds[1:])
 
 
 def check_row(name: str, judge: Contestant, rates: Rates, sizes: Sizes) -> Row:
@@ -292,6 +296,23 @@ def overlap_row(name: str, settings: dict[str, Any], overlapped: Rates, sizes: S
     note = f"{'same tokens' if is_same else 'other tokens'}; {MUST['overlap']}"
     figure = f"{name}: overlap on / off, {streams} streams"
     return Row(name=figure, value=overlapped.decode, unit="tok/s", peer=alone.decode, note=note)
+
+
+def compiled_rows(name: str, settings: dict[str, Any], rows: Iterable[Row], sizes: Sizes) -> list[Row]:
+    """The figures at `--optimize 2` against those that `rows` has of the same engine at 1."""
+    kernels, streams = {row.name: row.value for row in rows}, max(sizes.streams)
+    with Contestant("penstock", OWN_GPU_ENGINE, {**settings, "optimize": 2}) as compiled:
+        decode = measure_decode([compiled], streams, sizes)[compiled.name].decode
+        found = {f"decode, {streams} streams": decode, prefill_figure(sizes): prefill_rate(compiled, sizes)}
+    return [
+        Row(name=f"{name}: optimize 2 / 1, {figure}", value=value, unit="tok/s", peer=kernels[f"{name}: {figure}"])
+        for figure, value in found.items()
+    ]
+
+
+def prefill_figure(sizes: Sizes) -> str:
+    """The name of what `prefill_rate` measures."""
+    return f"prefill, {sizes.long_streams} x {sizes.long_prompt}"
 
 
 def limit_rows(ceiling: Ceiling) -> list[Row]:

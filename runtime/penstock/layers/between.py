@@ -61,13 +61,12 @@ class Between(Protocol):
 
 
 class Batched:
-    """Any number of rows: products by a library, and a kernel for each thing between them.
-
-    What is added to the residual stream waits in `delta` for the norm that follows.
-    """
+    """Any number of rows: products by a library, and a kernel for each thing between them."""
 
     def __init__(self, weights: DecoderWeights, work: Workspace) -> None:
-        self._layers = [GpuLayer.of(layer, weights.shape.eps) for layer in weights.layers]
+        eps = weights.shape.eps
+        self._layers = [GpuLayer.of(layer, eps) for layer in weights.layers]
+        self._next_norms = [*(layer.input_norm for layer in self._layers[1:]), Norm(weight=weights.final_norm, eps=eps)]
         self._work = work
 
     def first(self, num_tokens: int) -> Tensor:
@@ -78,17 +77,16 @@ class Batched:
 
     def next(self, layer: int, num_tokens: int) -> Tensor:
         """See `Between.next`."""
-        self._mlp(self._layers[layer], num_tokens)
-        self._add_and_norm(self._layers[layer + 1].input_norm, num_tokens)
+        self._feed_forward(layer, num_tokens)
         return self._query_key_value(layer + 1, num_tokens)
 
     def last(self, num_tokens: int) -> None:
         """See `Between.last`."""
-        self._mlp(self._layers[-1], num_tokens)
-        self._work.hidden[:num_tokens].add_(self._work.delta[:num_tokens])
+        self._feed_forward(len(self._layers) - 1, num_tokens)
 
-    def _mlp(self, layer: GpuLayer, num_tokens: int) -> None:
-        work = self._work
+    def _feed_forward(self, index: int, num_tokens: int) -> None:
+        """From what attention left to the residual stream after the MLP, and its norm for what follows."""
+        layer, work = self._layers[index], self._work
         delta, normed = work.delta[:num_tokens], work.normed[:num_tokens]
         layer.output.product(work.attended(num_tokens).flatten(1), delta)
         self._add_and_norm(layer.mlp_norm, num_tokens)
@@ -96,6 +94,7 @@ class Batched:
         activated = work.activated(num_tokens, layer.down.in_features)
         gated_activation(gate_up, "silu", out=activated).run()
         layer.down.product(activated, delta)
+        self._add_and_norm(self._next_norms[index], num_tokens)
 
     def _add_and_norm(self, norm: Norm, num_tokens: int) -> None:
         work = self._work

@@ -26,13 +26,23 @@ def head_norms(layer: DecoderLayer, eps: float) -> HeadNorms | None:
 
 
 class GpuDecoder:
-    """Runs a model's layers between attentions as one piece each; nothing is allocated while it runs."""
+    """Runs a model's layers between attentions as one piece each.
 
-    def __init__(self, weights: DecoderWeights, workspace: Workspace, attention: AttentionBackend) -> None:
+    Nothing is allocated while it runs, unless by `batched`, the way of all but a few rows.
+    """
+
+    def __init__(
+        self,
+        weights: DecoderWeights,
+        workspace: Workspace,
+        attention: AttentionBackend,
+        batched: Between | None = None,
+    ) -> None:
+        """`batched` on the same weights and workspace; default: a library and our kernels."""
         eps = weights.shape.eps
         self.workspace = workspace
         self.attention = attention
-        self._batched, self._few = Batched(weights, workspace), FewRows(weights, workspace)
+        self._batched, self._few = batched or Batched(weights, workspace), FewRows(weights, workspace)
         self._head_norms = [head_norms(layer, eps) for layer in weights.layers]
         self._embedding, self._head = dense(weights.embedding), dense(weights.head)
         self._final_norm, self._cos_sin = Norm(weight=weights.final_norm, eps=eps), weights.cos_sin
@@ -52,7 +62,7 @@ class GpuDecoder:
         work = self.workspace
         num_tokens, last = len(batch.input_ids), len(self._head_norms) - 1
         assert num_tokens <= work.limits.max_tokens, f"{num_tokens} tokens in a workspace of {work.limits.max_tokens}"
-        between: Between = self._few if self._are_few(num_tokens) else self._batched
+        between = self._few if self._are_few(num_tokens) else self._batched
         query, attended = work.query(num_tokens), work.attended(num_tokens)
         segments = [
             Segment(run=partial(self.attention.prepare, batch), is_attention=True),

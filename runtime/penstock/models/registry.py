@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,6 +23,9 @@ from penstock.models.blocks import CausalLM
 from penstock.models.spec import ModelSpec
 from penstock_kernels.cpu import ops as cpu_ops
 from penstock_kernels.cpu.packed_weight import ComputeType
+
+if TYPE_CHECKING:
+    from penstock.layers.compiled import Compiled
 
 TIED_HEAD = frozenset({"lm_head.weight"})  # some checkpoints repeat the embedding under this name
 BITS = {None: None, "int8": 8, "int4": 4}
@@ -55,11 +59,18 @@ def load_model(
     return model
 
 
-def run_on_gpu(model: CausalLM, workspace: Workspace, attention: AttentionBackend) -> None:
-    """Let a model that was loaded onto a GPU run there, on this memory."""
-    from penstock.layers.gpu_decoder import GpuDecoder  # needs Triton, which machines without a GPU may lack
+def run_on_gpu(
+    model: CausalLM, workspace: Workspace, attention: AttentionBackend, *, is_compiled: bool = False
+) -> Compiled | None:
+    """Let a model that was loaded onto a GPU run there, on this memory; gives what is to `compile` first, if anything
+    is."""
+    from penstock.layers.compiled import Compiled  # these need Triton, which machines without a GPU may lack
+    from penstock.layers.gpu_decoder import GpuDecoder
 
-    model.run_in_segments_by(GpuDecoder(model.decoder_weights(), workspace, attention))
+    weights = model.decoder_weights()
+    compiled = Compiled(weights, workspace) if is_compiled else None
+    model.run_in_segments_by(GpuDecoder(weights, workspace, attention, compiled))
+    return compiled
 
 
 @contextmanager

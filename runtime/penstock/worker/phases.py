@@ -10,7 +10,7 @@ from typing import Any
 
 from penstock.logs import event
 
-PHASES = ("imports", "device", "weights", "memory", "warm_up", "graphs")  # in the order of a start; a CPU has fewer
+PHASES = ("imports", "device", "weights", "memory", "compile", "warm_up", "graphs")  # in order; a CPU has fewer
 
 _log = logging.getLogger(__name__)
 

@@ -63,7 +63,7 @@ def test_a_machine_without_a_gpu_is_seen_as_one():
     ("config", "message"),
     [
         (EngineConfig(model=ModelConfig(quantization="int4")), "^--quantization: int4 .* or use --device cpu$"),
-        (EngineConfig(compute=ComputeConfig(optimize=2)), "^--optimize: 2 .*; use --optimize 1$"),
+        (EngineConfig(compute=ComputeConfig(optimize=2, deterministic=True)), "^--optimize: 2 .*; use --optimize 1$"),
     ],
 )
 def test_what_a_gpu_does_not_do_yet_is_refused_by_name(config: EngineConfig, message: str):
@@ -72,5 +72,5 @@ def test_what_a_gpu_does_not_do_yet_is_refused_by_name(config: EngineConfig, mes
 
 
 def test_the_rest_is_not_refused():
-    check_gpu_settings(EngineConfig(compute=ComputeConfig(attention_backend="torch"), cache=CacheConfig()))
+    check_gpu_settings(EngineConfig(compute=ComputeConfig(attention_backend="torch", optimize=2), cache=CacheConfig()))
     check_gpu_settings(EngineConfig(transfer=TransferConfig(role="decode", kv_offload_memory=1 << 30)))

@@ -12,5 +12,8 @@ def check_gpu_settings(config: EngineConfig) -> None:
         raise ConfigError(
             "quantization", f"{config.model.quantization} is for the CPU so far; leave it out, or use --device cpu"
         )
-    if config.compute.optimize == 2:
-        raise ConfigError("optimize", "2 (torch.compile) is not in this version; use --optimize 1")
+    if config.compute.optimize == 2 and config.compute.deterministic:
+        raise ConfigError(
+            "optimize",
+            "2 (torch.compile) computes a row as suits the batch, --deterministic must not; use --optimize 1",
+        )

@@ -10,6 +10,7 @@ import torch
 
 from penstock.attention.backend import AttentionNeeds
 from penstock.config import EngineConfig
+from penstock.layers.compiled import intermediate_bytes
 from penstock.layers.weight_form import WeightForm
 from penstock.layers.workspace import StepLimits, Workspace
 from penstock.models.blocks import CausalLM
@@ -65,6 +66,13 @@ class Shape:
         limits = self.limits
         return GraphSizes.up_to(max_requests=limits.max_requests, max_tokens=limits.max_tokens, has_decode=has_decode)
 
+    def compiled_bytes(self, config: EngineConfig, graphs: GraphSizes) -> int:
+        """What compiled code takes beside the workspace: in steps without graphs, and in the pool of all graphs."""
+        if config.compute.optimize < 2:
+            return 0
+        captured = max((*graphs.decode, *graphs.mixed), default=0)
+        return sum(intermediate_bytes(self.spec, count, self.dtype) for count in (self.limits.max_tokens, captured))
+
     def needs(self, config: EngineConfig, graphs: GraphSizes) -> dict[str, int]:
         """Bytes by component, of what is known before anything is loaded."""
         ops = GpuOps(torch.device("cpu"), self.dtype)
@@ -73,7 +81,7 @@ class Shape:
         rotary = 4 * self.max_model_len * self.spec.head_dim
         return {
             "weights": sum(math.prod(slot.shape) for slot in slots) * self.dtype.itemsize + rotary,
-            "workspace": Workspace.num_bytes(self.spec, self.limits, self.dtype),
+            "workspace": Workspace.num_bytes(self.spec, self.limits, self.dtype) + self.compiled_bytes(config, graphs),
             "state_table": DeviceTable.num_bytes(self.limits.max_requests, self.max_model_len, self.layout.block_size),
             "sampling": StepMemory.num_bytes(
                 (self.limits.max_tokens, self.spec.hidden_size),

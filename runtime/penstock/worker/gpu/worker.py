@@ -120,12 +120,18 @@ class GpuWorker:
             model = load_model(self._folder, shape.spec, config, gpu.device, ops=ops)
             needs["weights"] = model.weights_nbytes + model.cos_sin.nbytes
         with phases.measure("memory"):
-            run_on_gpu(model, Workspace(shape.spec, shape.limits, shape.dtype, gpu.device), attention)
+            workspace = Workspace(shape.spec, shape.limits, shape.dtype, gpu.device)
+            compiled = run_on_gpu(model, workspace, attention, is_compiled=config.compute.optimize == 2)
             table = DeviceTable(shape.limits.max_requests, shape.max_model_len, shape.layout.block_size, gpu.stream)
-            plan = with_overhead(fixed_plan(needs, before), before.free - gpu.probe().free)
+            taken = before.free - gpu.probe().free + shape.compiled_bytes(config, graphs)  # the latter is, later
+            plan = with_overhead(fixed_plan(needs, before), taken)
             plan = with_kv_cache(plan, shape.layout, config, shape.max_model_len)
             self._kv_cache = build_kv_cache(shape.layout, plan.num_blocks, gpu.device)
             self._runner = GpuRunner(model, self._kv_cache, table, gpu.stream, sizes=graphs)
+        if compiled is not None:
+            with phases.measure("compile"):
+                gpu.stream.enqueue(compiled.compile)
+                gpu.stream.record().wait()
         with phases.measure("warm_up"):
             self._warm_up(shape, plan)
         with phases.measure("graphs"):
