@@ -36,6 +36,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,12 @@ def run_phases(phases: list[Phase], settings: Settings, options: argparse.Namesp
 
 def run_child(command: list[str], environment: Mapping[str, str], seconds: float, log: int) -> str:
     """Run one phase to its end, or to the end of its time with all that it started; "ok", or what went wrong."""
-    child = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+    hear = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # a shell's background job ignores it, and its children
+    child = subprocess.Popen(
+        command, env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, preexec_fn=hear
+    )
     try:
         code = child.wait(seconds)
     except subprocess.TimeoutExpired:

@@ -62,7 +62,7 @@ def matvec_kernel(
     weight_rows = weight_ptr + column.to(tl.int64)[None, :, None] * depth
     gate_rows = weight_rows
     if IS_GATED:
-        weight_rows += width.to(tl.int64) * depth
+        weight_rows += tl.cast(width, tl.int64) * depth
         gates = tl.zeros((ROWS, COLUMNS, DEPTH), tl.float32)
     totals = tl.zeros((ROWS, COLUMNS, DEPTH), tl.float32)
     squares = tl.zeros((ROWS, 1, DEPTH), tl.float32)
@@ -127,11 +127,10 @@ def matvec(
     [M, N] is added last; it may be `out` itself. All rows may be parts of wider ones. `shape` (what a program reads of
     a weight at once: rows of it, shared out among rows of `x` and gate, and depth) is for who measures.
     """
-    rows, depth = x.shape
+    (rows, depth), width = x.shape, len(weight) // 2 if is_gated else len(weight)
     assert rows <= MOST_ROWS, f"{rows} rows of {MOST_ROWS}"
-    width = len(weight) // 2 if is_gated else len(weight)
     shape = shape or launch_shape("matvec", dtype=weight.dtype, size=width, device=weight.device)
-    columns, steps = max(1, shape.tile[0] // (max(1, rows) * (1 + is_gated))), shape.tile[1]
+    columns = max(1, shape.tile[0] // (max(1, rows) * (1 + is_gated)))
     return Launch(
         kernel=matvec_kernel,
         grid=(triton.cdiv(width, columns) if rows else 0,),
@@ -152,7 +151,7 @@ def matvec(
         constants={
             "ROWS": rows,
             "COLUMNS": columns,
-            "DEPTH": min(steps, int(triton.next_power_of_2(depth))),
+            "DEPTH": min(shape.tile[1], int(triton.next_power_of_2(depth))),
             "HAS_NORM": norm is not None,
             "HAS_BIAS": bias is not None,
             "IS_GATED": is_gated,
