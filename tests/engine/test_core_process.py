@@ -10,7 +10,7 @@ from penstock.engine.context import fit_context
 from penstock.engine.messages import AddRequest, ClientBatch, SchedulerStats
 from penstock.errors import OutOfMemory
 from penstock.sampling.params import SamplingParams
-from penstock.worker.executor import Capacity
+from penstock.worker.capacity import Capacity
 from support.lives import (
     CONTEXT,
     PROMPTS,

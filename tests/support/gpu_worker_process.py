@@ -7,10 +7,10 @@ from pathlib import Path
 
 from penstock.config import EngineConfig
 from penstock.core.plan import StepPlan
-from penstock.worker.executor import StepHandle
 from penstock.worker.gpu.worker import Gpu, GpuWorker
 from penstock.worker.phases import Phases
 from penstock.worker.process import leave, main
+from penstock.worker.step import StepHandle
 from support.gpu_workers import play_gpu
 from support.thread_stream import ThreadStream
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from penstock.core.plan import NewRow, StepPlan, StepResult
 from penstock.sampling.params import SamplingParams
-from penstock.worker.executor import Executor, StepHandle
+from penstock.worker.executor import Executor
+from penstock.worker.step import StepHandle
 
 GREEDY = SamplingParams(temperature=0.0)
 

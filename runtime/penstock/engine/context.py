@@ -5,7 +5,7 @@ from __future__ import annotations
 from penstock.config import EngineConfig
 from penstock.errors import ConfigError, OutOfMemory
 from penstock.models.spec import ModelSpec
-from penstock.worker.executor import Capacity
+from penstock.worker.capacity import Capacity
 
 
 def wanted_context(config: EngineConfig, spec: ModelSpec) -> int:

@@ -19,7 +19,9 @@ from penstock.engine.prefill_rate import PrefillRate
 from penstock.kv_transfer.connector import KVConnector, NoConnector
 
 if TYPE_CHECKING:
-    from penstock.worker.executor import Capacity, Executor, StepHandle
+    from penstock.worker.capacity import Capacity
+    from penstock.worker.executor import Executor
+    from penstock.worker.step import StepHandle
 
 Connect = Callable[[Scheduler, PrefillRate], KVConnector]
 

@@ -30,7 +30,8 @@ from penstock.kv_transfer.switchboard import Happened, Switchboard, SwitchboardS
 from penstock.kv_transfer.tier import Tier
 from penstock.kv_transfer.transfers import Transfers
 from penstock.kv_transfer.worker_line import WorkerLine
-from penstock.worker.executor import WORLD_SIZE, Capacity, ProcessExecutor
+from penstock.worker.capacity import Capacity
+from penstock.worker.executor import WORLD_SIZE, ProcessExecutor
 
 ATTACH_SECONDS = 60.0
 

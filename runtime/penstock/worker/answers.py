@@ -9,7 +9,7 @@ from typing import Self
 
 from penstock.wire import encode
 from penstock.worker.channel import Channel
-from penstock.worker.executor import StepHandle
+from penstock.worker.step import StepHandle
 
 
 class Answers:

@@ -19,7 +19,9 @@ from penstock.core.plan import StepPlan, StepResult
 from penstock.errors import ConfigError, DeviceError, DeviceFault, ModelError, OutOfMemory, PenstockError
 from penstock.kv_transfer.messages import TransferLaunch
 from penstock.wire import decoder, encode
+from penstock.worker.capacity import Capacity
 from penstock.worker.channel import Channel
+from penstock.worker.step import StepHandle
 
 if TYPE_CHECKING:
     from penstock.worker.worker import Worker
@@ -28,28 +30,8 @@ WORLD_SIZE = 1  # ranks that share one model
 EXIT_SECONDS = 5.0  # how long a worker may take to leave before it is killed
 
 
-class Capacity(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker learnt while loading."""
-
-    num_blocks: int  # KV blocks, the dummy block 0 included
-    block_bytes: int
-    weights_bytes: int
-    load_seconds: float
-    depth: int = 1  # steps that may be in flight at once
-    phases: dict[str, float] = {}  # seconds of each part of the start, by `worker.phases.PHASES`
-    memory: dict[str, int] = {}  # bytes of the device by `worker.gpu.memory.COMPONENTS`; a CPU counts none
-    headroom_bytes: int = 0  # of the device that nobody has taken
-
-
 class WorkerDied(PenstockError):
     """A worker process ended while it was needed; its rows, blocks and steps in flight are gone with it."""
-
-
-class StepHandle(Protocol):
-    """A submitted step."""
-
-    def wait(self) -> StepResult:
-        """The step's result; blocks until it is there. Handles are waited for in the order of `submit`."""
 
 
 class Executor(Protocol):
@@ -65,17 +47,6 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Give everything back; may be called at any time, also twice."""
-
-
-class DoneStep:
-    """A step that was over when `submit` returned."""
-
-    def __init__(self, result: StepResult) -> None:
-        self._result = result
-
-    def wait(self) -> StepResult:
-        """The result."""
-        return self._result
 
 
 class InlineExecutor:

@@ -11,9 +11,10 @@ from penstock.core.plan import StepPlan
 from penstock.errors import ConfigError
 from penstock.kv_transfer.kv_blocks import KvBlocks
 from penstock.logs import event
-from penstock.worker.executor import Capacity, StepHandle
+from penstock.worker.capacity import Capacity
 from penstock.worker.gpu.device import GpuFacts, look_at_gpu
 from penstock.worker.phases import Phases
+from penstock.worker.step import StepHandle
 
 _log = logging.getLogger(__name__)
 

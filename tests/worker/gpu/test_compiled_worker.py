@@ -26,7 +26,8 @@ from penstock.layers.workspace import StepLimits, Workspace
 from penstock.models.blocks import CausalLM
 from penstock.models.registry import load_model, run_on_gpu
 from penstock.models.spec import ModelSpec
-from penstock.worker.executor import Capacity, InlineExecutor
+from penstock.worker.capacity import Capacity
+from penstock.worker.executor import InlineExecutor
 from penstock.worker.gpu.graphs import GraphSizes
 from penstock.worker.gpu.memory import LIBRARY_BYTES, Probe
 from penstock.worker.gpu.runner import GpuRunner

@@ -17,12 +17,13 @@ from penstock.kv_transfer.kv_blocks import HostBlocks
 from penstock.logs import event
 from penstock.models.registry import load_model
 from penstock.models.spec import ModelSpec
+from penstock.worker.capacity import Capacity
 from penstock.worker.cpu.model_runner import ModelRunner
 from penstock.worker.cpu.state_table import StateTable
-from penstock.worker.executor import Capacity, DoneStep
 from penstock.worker.kv_memory import KVLayout, allocate_kv_cache, choose_max_model_len, choose_num_blocks
 from penstock.worker.machine import available_memory, num_cores
 from penstock.worker.phases import Phases
+from penstock.worker.step import DoneStep
 from penstock.worker.warm_up import warm_up_plans
 from penstock_kernels.cpu import ops
 

@@ -17,7 +17,7 @@ from penstock.errors import DeviceError, DeviceFault, OutOfMemory
 from penstock.layers.workspace import Workspace
 from penstock.logs import event
 from penstock.models.registry import load_model, run_on_gpu
-from penstock.worker.executor import Capacity, StepHandle
+from penstock.worker.capacity import Capacity
 from penstock.worker.gpu.device_blocks import DeviceBlocks
 from penstock.worker.gpu.faults import device_faults
 from penstock.worker.gpu.memory import MemoryPlan, Probe, fixed_plan, with_kv_cache, with_overhead
@@ -28,6 +28,7 @@ from penstock.worker.gpu.state_table import DeviceTable
 from penstock.worker.gpu.stream import CudaStream, Stream
 from penstock.worker.kv_memory import KVLayout
 from penstock.worker.phases import Phases
+from penstock.worker.step import StepHandle
 from penstock.worker.warm_up import warm_up_plans
 from penstock_kernels.gpu.ops import GpuOps
 
