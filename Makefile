@@ -9,9 +9,9 @@ STAMP := $(VENV)/.installed
 CLUSTER ?= local
 IMAGE_TAG ?= 0.1.0
 KIND_CLUSTER := penstock
-# Tests that compute in one thread, in Triton's interpreter for the most part, while others wait for most of their time:
-# beside these, at the lowest priority, they cost none.
-INTERPRETED := $(addprefix tests/,kernels attention layers worker/gpu models/test_gpu_families.py)
+# Tests that do nothing but compute, in Triton's interpreter for the most part. Others wait for much of their time: beside
+# those, at the lowest priority, these cost none.
+COMPUTING := $(addprefix tests/,kernels attention layers worker/gpu models)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo-pd test test-kernels test-faults test-cluster image kind-up lint format bench generate verify clean
@@ -37,9 +37,9 @@ demo-pd: setup ## Router, one prefill and two decode pods on this machine: make 
 
 test: setup ## Everything a machine without GPU and cluster can prove
 ifeq ($(ARGS),)
-	@log=$$(mktemp); nice -n 19 $(BIN)/python -m pytest -p no:cacheprovider $(INTERPRETED) >$$log 2>&1 & beside=$$!; \
+	@log=$$(mktemp); nice -n 19 $(BIN)/python -m pytest -p no:cacheprovider $(COMPUTING) >$$log 2>&1 & beside=$$!; \
 	  trap "kill $$beside 2>/dev/null; rm -f $$log" EXIT; \
-	  $(BIN)/python -m pytest $(INTERPRETED:%=--ignore=%); code=$$?; \
+	  $(BIN)/python -m pytest $(COMPUTING:%=--ignore=%); code=$$?; \
 	  wait $$beside || code=$$?; cat $$log; exit $$code
 else
 	$(BIN)/python -m pytest $(ARGS)

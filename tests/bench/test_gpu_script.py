@@ -66,7 +66,7 @@ def test_one_command_leaves_a_file_for_each_phase(found):
     rows = {row["name"]: row for row in results["offline"]["rows"]}
     assert rows["tiny: check: mean regret"]["note"].startswith("ok")
     assert rows["tiny: overlap on / off, 2 streams"]["note"].startswith("same tokens")
-    assert {"tiny: optimize 2 / 1, decode, 1 streams", "tiny: optimize 2 / 1, prefill, 2 x 16"} <= set(rows)
+    assert {"tiny: optimize 2 / 1, decode, 2 streams", "tiny: optimize 2 / 1, prefill, 2 x 16"} <= set(rows)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import torch
 
 from penstock.attention import triton
 from penstock.config import EngineConfig
+from penstock.layers.between import dense
 from penstock.layers.workspace import StepLimits
 from penstock.models.blocks import CausalLM
 from penstock.worker.gpu.graphs import GraphSizes
@@ -69,8 +70,8 @@ def test_finds_needle_after_needle_in_a_long_context_and_then_what_most_of_it_sa
 def fill_cache(model: CausalLM, cache: torch.Tensor, blocks: list[int], tokens: list[int]) -> None:
     """Write what the model's one layer, whose norm changes nothing, makes of a prompt's beginning."""
     position = torch.arange(len(tokens), device=DEVICE)
-    hidden = model.embedding.packed.embedding(torch.tensor(tokens, dtype=torch.int32, device=DEVICE))
-    _, key, value = model.layers[0].qkv.packed.linear(hidden).unflatten(1, (3, -1)).unbind(1)
+    embedding, qkv = dense(model.embedding.packed).values, dense(model.layers[0].qkv.packed).values
+    _, key, value = (embedding[torch.tensor(tokens, device=DEVICE)] @ qkv.T).unflatten(1, (3, -1)).unbind(1)
     key = rotate(key[:, None], *model.cos_sin[position].chunk(2, dim=1))[:, 0]
     block = torch.tensor(blocks, device=DEVICE)[position // BLOCK_SIZE]
     for plane, content in enumerate((key, value)):
