@@ -65,6 +65,14 @@ def test_another_scale_changes_it(tmp_path):
     assert len(found) == 2
 
 
+@pytest.mark.parametrize(
+    "header", ["{", "[]", '{"w": {"data_offsets": [-9000, -8999]}}', f'{{"w": {{"data_offsets": [{2**70}, {2**70}]}}}}']
+)
+def test_a_broken_header_is_left_to_who_loads_the_weights(folder, header):
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    assert len(fingerprint_of(CONFIG, folder, 1)) == 32
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_another_file_changes_it(folder, name):
     before = fingerprint_of(CONFIG, folder, 1)

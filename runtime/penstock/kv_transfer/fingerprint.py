@@ -63,7 +63,7 @@ def sample(digest: Digest, file: Path) -> None:
         places = [max(0, size - SAMPLE_BYTES) * number // (SAMPLES - 1) for number in range(SAMPLES)]
         places += [8 + length + begin for begin in small_tensors(header)]
         for place in places:
-            handle.seek(place)
+            handle.seek(min(place, size))
             digest.update(handle.read(SAMPLE_BYTES))
 
 
@@ -74,4 +74,4 @@ def small_tensors(header: bytes) -> list[int]:
     except msgspec.MsgspecError:  # who loads the weights says so
         return []
     places = (entry.data_offsets for entry in entries.values() if entry.data_offsets is not None)
-    return [begin for begin, end in places if end - begin <= SAMPLE_BYTES]
+    return [begin for begin, end in places if 0 <= begin <= end <= begin + SAMPLE_BYTES]
