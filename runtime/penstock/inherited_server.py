@@ -10,6 +10,9 @@ from collections.abc import Iterator
 import uvicorn
 
 ACCEPTS = 8  # connections that are taken in one turn of the event loop
+# Longer than clients (httpx: 5) and load balancers (60) keep a connection that nobody uses: they must be the ones who
+# close it, or a request meets a connection that is being closed, and fails.
+KEEP_ALIVE_SECONDS = 75
 
 
 class InheritedServer(uvicorn.Server):

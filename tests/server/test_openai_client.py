@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -35,6 +38,18 @@ def test_the_synchronous_client_chats(client):
     assert "Paris" in answer.choices[0].message.content
     stream = client.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, max_tokens=24, stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == answer.choices[0].message.content
+
+
+def test_a_connection_that_a_client_still_keeps_is_not_closed(served):
+    url = httpx.URL(served.url)
+    with contextlib.closing(http.client.HTTPConnection(url.host, url.port, timeout=10)) as connection:
+        connection.connect()
+        socket = connection.sock
+        for pause in (0, 5.5):  # httpx keeps connections for 5 s
+            time.sleep(pause)
+            connection.request("GET", "/livez")
+            connection.getresponse().read()
+            assert connection.sock is socket
 
 
 async def test_the_asynchronous_client_streams_with_usage_and_logprobs(async_client):

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from penstock import envs
 from penstock.errors import EngineFailure, PenstockError
-from penstock.inherited_server import InheritedServer, calm_collector
+from penstock.inherited_server import KEEP_ALIVE_SECONDS, InheritedServer, calm_collector
 from penstock.internal.credentials import ClusterKeys
 from penstock.lifetime import die_with_parent
 from penstock.logs import configure, event
@@ -104,7 +104,7 @@ def build_server(
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        timeout_keep_alive=75,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         backlog=2048,
         timeout_graceful_shutdown=LAST_BYTES_SECONDS,
     )

@@ -23,7 +23,7 @@ from penstock.engine.client import EngineClient
 from penstock.engine.drain_flag import DrainFlag
 from penstock.engine.launch import ApiStarted, ChildFailed, Launch, ReportWriter
 from penstock.errors import PenstockError
-from penstock.inherited_server import InheritedServer, calm_collector
+from penstock.inherited_server import KEEP_ALIVE_SECONDS, InheritedServer, calm_collector
 from penstock.logs import configure, event
 from penstock.models.spec import ModelSpec
 from penstock.server.app import build_app
@@ -63,6 +63,7 @@ def build_server(app: ASGIApp, protocol: Callable[..., asyncio.Protocol] = HttpT
         access_log=False,
         log_config=None,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=LAST_BYTES_SECONDS,
     )
     return InheritedServer(config)
