@@ -7,20 +7,9 @@ import pytest
 
 from penstock.internal.protocol import KvEndpoint
 from penstock.wire import decoder, encode
+from support.kv_endpoint import ENDPOINT
 
-ENDPOINT = KvEndpoint(
-    fingerprint="f" * 32,
-    session="s",
-    agent="a",
-    metadata=b"m",
-    base=1 << 20,
-    block_bytes=64,
-    num_blocks=10,
-    lease_base=1 << 30,
-    num_leases=4096,
-    kind="VRAM",
-    device=1,
-)
+GPU_ENDPOINT = msgspec.structs.replace(ENDPOINT, kind="VRAM", device=1)
 
 
 class KvEndpointBeforeGpus(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -36,17 +25,17 @@ class KvEndpointBeforeGpus(msgspec.Struct, frozen=True, kw_only=True, array_like
 
 
 def test_an_endpoint_comes_back_as_it_was():
-    assert decoder(KvEndpoint).decode(encode(ENDPOINT)) == ENDPOINT
+    assert decoder(KvEndpoint).decode(encode(GPU_ENDPOINT)) == GPU_ENDPOINT
 
 
 def test_an_endpoint_of_a_pod_from_before_gpus_is_of_host_memory_and_it_understands_ours():
-    old = decoder(KvEndpointBeforeGpus).decode(encode(ENDPOINT))
-    assert old.num_leases == ENDPOINT.num_leases
+    old = decoder(KvEndpointBeforeGpus).decode(encode(GPU_ENDPOINT))
+    assert old.num_leases == GPU_ENDPOINT.num_leases
     new = decoder(KvEndpoint).decode(encode(old))
-    assert new == msgspec.structs.replace(ENDPOINT, kind="DRAM", device=0)
+    assert new == msgspec.structs.replace(GPU_ENDPOINT, kind="DRAM", device=0)
 
 
 @pytest.mark.parametrize("changes", [{"kind": "FILE"}, {"device": -1}])
 def test_an_endpoint_in_memory_that_nobody_knows_is_malformed(changes: dict):
     with pytest.raises(msgspec.DecodeError):
-        decoder(KvEndpoint).decode(encode(msgspec.structs.replace(ENDPOINT, **changes)))
+        decoder(KvEndpoint).decode(encode(msgspec.structs.replace(GPU_ENDPOINT, **changes)))

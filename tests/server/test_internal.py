@@ -26,20 +26,10 @@ from penstock.internal.protocol import (
 )
 from penstock.kv_transfer.lease_table import LeaseTable
 from penstock.server.internal.app import ENDPOINTS
+from support.kv_endpoint import ENDPOINT
 from support.routed import COMPLETIONS, call_of, token_for
 from support.sites import open_site
 
-ENDPOINT = KvEndpoint(
-    fingerprint="f1",
-    session="session-1",
-    agent="a",
-    metadata=b"m",
-    base=1 << 40,
-    block_bytes=4096,
-    num_blocks=101,
-    lease_base=1 << 41,
-    num_leases=4096,
-)
 REFUSALS = "penstock_internal_refused_total"
 
 

@@ -13,23 +13,13 @@ import pytest
 from penstock.core.kv.block_hash import root_hash
 from penstock.internal.credentials import Caller, ClusterKeys
 from penstock.internal.pieces import BrokenPiece, PieceReader
-from penstock.internal.protocol import PREFILL_PATH, Announcement, Computed, Ended, Granted, KvEndpoint, PrefillCall
+from penstock.internal.protocol import PREFILL_PATH, Announcement, Computed, Ended, Granted, PrefillCall
 from penstock.server.main import drain
+from support.kv_endpoint import ENDPOINT
 from support.lives import until
 from support.sites import open_site
 
 BLOCK = 16
-ENDPOINT = KvEndpoint(
-    fingerprint="f1",
-    session="session-1",
-    agent="a",
-    metadata=b"m",
-    base=1 << 40,
-    block_bytes=4096,
-    num_blocks=101,
-    lease_base=1 << 41,
-    num_leases=4096,
-)
 GRANTED = Granted(lease=3, epoch=77, seconds=10.0)
 COMPUTED = Computed(start=1, blocks=[4, 5], checksums=[(0, 123)])
 
