@@ -198,9 +198,8 @@ def run_phases(phases: list[Phase], settings: Settings, options: argparse.Namesp
 
 def run_child(command: list[str], environment: Mapping[str, str], seconds: float, log: int) -> str:
     """Run one phase to its end, or to the end of its time with all that it started; "ok", or what went wrong."""
-    hear = partial(
-        signal.signal, signal.SIGINT, signal.SIG_DFL
-    )  # a shell's background job ignores it, and its children
+    # a shell's background job ignores interrupts, and so would its children
+    hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     child = subprocess.Popen(
         command, env=environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, preexec_fn=hear
     )

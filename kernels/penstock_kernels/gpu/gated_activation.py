@@ -23,6 +23,13 @@ def reference(gate_up: Tensor, activation: str) -> Tensor:
 
 
 @triton.jit
+def sigmoid(z):
+    """Of float32, without overflow."""
+    small = tl.exp(-tl.abs(z))
+    return tl.where(z >= 0, 1.0, small) / (1.0 + small)
+
+
+@triton.jit
 def gated_activation_kernel(gate_up_ptr, out_ptr, width, IS_SILU: tl.constexpr, BLOCK: tl.constexpr):
     """One program per row and block of columns."""
     row = tl.program_id(0).to(tl.int64)
@@ -32,9 +39,7 @@ def gated_activation_kernel(gate_up_ptr, out_ptr, width, IS_SILU: tl.constexpr, 
     gate = tl.load(start + column, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(start + width + column, mask=inside, other=0.0).to(tl.float32)
     z = gate if IS_SILU else 1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)  # (1 + tanh z) / 2 = σ(2 z)
-    small = tl.exp(-tl.abs(z))
-    sigmoid = tl.where(z >= 0, 1.0, small) / (1.0 + small)
-    tl.store(out_ptr + row * width + column, (gate * sigmoid * up).to(out_ptr.dtype.element_ty), mask=inside)
+    tl.store(out_ptr + row * width + column, (gate * sigmoid(z) * up).to(out_ptr.dtype.element_ty), mask=inside)
 
 
 def gated_activation(gate_up: Tensor, activation: str, *, out: Tensor) -> Launch:

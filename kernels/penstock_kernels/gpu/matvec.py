@@ -23,6 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from penstock_kernels.gpu.gated_activation import reference as gated
+from penstock_kernels.gpu.gated_activation import sigmoid
 from penstock_kernels.gpu.launch import Launch
 from penstock_kernels.gpu.launch_table import LaunchShape, launch_shape
 from penstock_kernels.gpu.registry import Case, Inputs, Op
@@ -91,8 +92,7 @@ def matvec_kernel(
             z *= factor
         if HAS_BIAS:
             z += tl.load(bias_ptr + column, mask=is_column, other=0.0).to(tl.float32)[None, :]
-        small = tl.exp(-tl.abs(z))
-        values *= z * tl.where(z >= 0, 1.0, small) / (1.0 + small)
+        values *= z * sigmoid(z)
     row_64 = row.to(tl.int64)[:, None]
     is_mine = is_column[None, :]
     if HAS_RESIDUAL:

@@ -104,8 +104,8 @@ class Compiled(Batched):
             said = f"{type(cause).__name__}: {cause}".strip().partition("\n")[0][:MESSAGE_LENGTH]
             raise ConfigError("optimize", f"2 (torch.compile) does not work here ({said}); use --optimize 1") from error
 
-    def _feed_forward(self, index: int, num_tokens: int) -> None:
-        self._function(*self._streams(num_tokens), self._weights[index], self._eps)
+    def _feed_forward(self, layer: int, num_tokens: int) -> None:
+        self._function(*self._streams(num_tokens), self._weights[layer], self._eps)
 
     def _streams(self, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
         """Attended, hidden and normed."""
